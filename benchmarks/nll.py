@@ -1,0 +1,93 @@
+"""What small numbers cost: the likelihood of real notes with bf16 and int8 weights against fp32.
+
+    python -m benchmarks.nll --checkpoint model.safetensors
+
+Notes of the test split, evenly spread over its list; the decoder is told every sample before the one it
+predicts. The same engine scores each precision, so that only the stored weights differ.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks import record
+from wavenet_ae import audio, mulaw, notes, sampler
+from wavenet_ae.audio import SAMPLE_RATE
+from wavenet_ae.checkpoint import describe, fingerprint
+from wavenet_ae.command import audio_model
+from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae.notes import Note
+
+COLUMNS = {
+    "precision": "", "nll": ".5f", "change": "+.5f", "worst_note": "+.5f", "mean_abs": ".5f", "max_abs": ".4f",
+}  # fmt: skip
+NOTE = """
+nll: nats a sample; change: of its mean over all notes, against fp32; worst_note: of the note that changed most.
+mean_abs, max_abs: difference of log-probabilities, over all samples and all 256 codes of each."""
+
+
+def main() -> None:
+    """Score, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--corpus", default="data/notes")
+    parser.add_argument("--notes", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each note, from its beginning")
+    parser.add_argument("--threads", type=int, help="default: as many as have enough to do")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    asked = parser.parse_args()
+    model, meta = audio_model(asked.checkpoint), describe(asked.checkpoint)
+    chosen = spread(notes.load(asked.corpus, "test"), asked.notes)
+    code, embedding = heard(model, chosen, asked.seconds)
+    exact, rows = scored(model, code, embedding, "fp32", asked.threads), []
+    for precision in sampler.PRECISIONS:
+        log_p = exact if precision == "fp32" else scored(model, code, embedding, precision, asked.threads)
+        rows.append({"precision": precision, **compared(exact, log_p, code)})
+    record.show(rows, COLUMNS)
+    print(NOTE)
+    if not asked.no_record:
+        about = {"fingerprint": fingerprint(model), **meta._asdict()}
+        heard_notes = [note.name for note in chosen]
+        settings = {**vars(asked), "model": about, "notes": heard_notes, "samples_a_note": code.shape[-1]}
+        print(record.write("nll", rows, {}, settings))
+
+
+def spread(found: Sequence[Note], count: int) -> list[Note]:
+    """So many notes, evenly spread."""
+    count = min(count, len(found))
+    return [found[len(found) * n // count] for n in range(count)]
+
+
+def heard(model: WaveNetAutoencoder, chosen: Sequence[Note], seconds: float) -> tuple[Tensor, Tensor]:
+    """The codes of the notes' beginnings, whole frames, and the embeddings that the decoder reads."""
+    samples = max(1, round(seconds * SAMPLE_RATE / model.hop)) * model.hop
+    waves = [audio.read(note.path)[:samples] for note in chosen]
+    wave = torch.stack([torch.nn.functional.pad(wave, (0, samples - len(wave))) for wave in waves])
+    with torch.inference_mode():
+        pitch = torch.tensor([note.pitch for note in chosen])
+        return mulaw.encode(wave), model.condition(model.embed(wave), pitch)
+
+
+def scored(model: WaveNetAutoencoder, code: Tensor, embedding: Tensor, precision: str, threads: int | None) -> Tensor:
+    """Log-probabilities, [note, code, sample]."""
+    return sampler.score(model.decoder, code, embedding, engine="cpu", precision=precision, threads=threads)
+
+
+def compared(exact: Tensor, log_p: Tensor, code: Tensor) -> dict[str, float]:
+    """One row: how likely the notes are, and how far that is from the exact weights' opinion."""
+    nll = -log_p.gather(1, code.unsqueeze(1)).squeeze(1).double().mean(1)
+    change = nll + exact.gather(1, code.unsqueeze(1)).squeeze(1).double().mean(1)
+    apart = (log_p - exact).abs()
+    return {
+        "nll": nll.mean().item(),
+        "change": change.mean().item(),
+        "worst_note": change[change.abs().argmax()].item(),
+        "mean_abs": apart.double().mean().item(),
+        "max_abs": apart.max().item(),
+    }
+
+
+if __name__ == "__main__":
+    main()

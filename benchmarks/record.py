@@ -1,0 +1,99 @@
+"""The one harness: repeat, time, print a table, and write a record that says what was measured and where."""
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from wavenet_ae.sampler.cpu import cores
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "numpy", "numba", "llvmlite")
+Row = dict[str, object]
+
+
+def measure(run: Callable[[], object], *, seconds: float, warmups: int = 1) -> dict[str, float]:
+    """Seconds per run, over as many runs as fit `seconds` (three at least), after `warmups` untimed."""
+    for _ in range(warmups):
+        run()
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(took) < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - start)
+    return {"fastest_s": min(took), "median_s": statistics.median(took), "slowest_s": max(took), "runs": len(took)}
+
+
+def show(rows: Sequence[Row], columns: dict[str, str]) -> None:
+    """Print rows as a table; `columns` gives each column's key and format."""
+    cells = [list(columns)] + [
+        [format(row[key], form) if key in row else "" for key, form in columns.items()] for row in rows
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def write(theme: str, rows: Sequence[Row], machine: Mapping[str, object], settings: Mapping[str, object]) -> Path:
+    """Write results/<theme>_<hardware>_<date>.json, a number added if there is one already, and return its path."""
+    hardware = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
+    record = {
+        "theme": theme,
+        "date": date.today().isoformat(),
+        "commit": _git("describe", "--always", "--dirty") or "unknown",
+        "command": "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "machine": {"cpu": cpu_model(), "cores": cores(), "load_average_at_the_end": list(os.getloadavg()), **machine},
+        "settings": settings,
+        "rows": list(rows),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    names = (
+        f"{theme}_{hardware}-{cores()}-cores_{record['date']}{mark}.json"
+        for mark in ("", *(f"_{n}" for n in range(2, 100)))
+    )
+    path = next(RESULTS / name for name in names if not (RESULTS / name).exists())
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    return path
+
+
+def cpu_model() -> str:
+    """What the processor calls itself, with its generation where the name does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.MULTILINE))
+    return (
+        f"{fields.get('model name', platform.machine())} family {fields.get('cpu family')} model {fields.get('model')}"
+    )
+
+
+def load(ours: int = 0) -> float:
+    """Print the last minute's load average, and a warning if more than one of it is not our own threads'."""
+    average = os.getloadavg()[0]
+    print(f"load average {average:.2f}" + (f", of which up to {ours} our own" if ours else ""))
+    if average - ours > 1:
+        print("WARNING: this machine is busy with other things: its figures mean little")
+    return average
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    return done.stdout.strip()

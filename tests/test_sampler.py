@@ -1,0 +1,188 @@
+"""Every engine is the reference, and the dice are what decides."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wavenet_ae import sampler
+from wavenet_ae.sampler import dice
+
+FAST = [engine for engine in sampler.ENGINES if engine != "reference"]
+SIZES = [
+    {},
+    {"kernel_size": 2, "stages": 4, "layers": 5},
+    {"kernel_size": 1},
+    {"layers": 1, "stages": 1, "width": 1, "skip_width": 1, "hop": 5},
+]
+
+
+def inputs(decoder, batch=1, frames=12):
+    torch.manual_seed(1)
+    embedding = torch.randn(batch, decoder.embedding_dims, frames, dtype=decoder.start.weight.dtype)
+    uniform = torch.rand(batch, frames * decoder.hop, dtype=torch.float64)
+    return embedding, uniform
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("name", FAST)
+def test_engine_is_the_reference(tiny, name, sizes, batch):
+    decoder = tiny(**sizes)  # 96 samples: three receptive fields, twelve frame edges
+    embedding, uniform = inputs(decoder, batch)
+    expected = sampler.open_voices(decoder, batch, engine="reference").generate(embedding, uniform)
+    actual = sampler.open_voices(decoder, batch, engine=name).generate(embedding, uniform)
+    assert expected.unique().numel() > 20, "the reference collapsed: this test would prove nothing"
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", sampler.ENGINES)
+def test_score_is_the_parallel_decoder(tiny, name):
+    decoder = tiny()
+    embedding, _ = inputs(decoder, batch=3)
+    code = torch.randint(256, (3, embedding.shape[-1] * decoder.hop))
+    with torch.inference_mode():
+        expected = decoder(code, embedding).log_softmax(dim=1)
+    actual = sampler.score(decoder, code, embedding, engine=name)
+    tolerance = 1e-10 if actual.dtype == torch.float64 else 1e-4
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance, check_dtype=False)
+    assert expected.std() > 0.1, "all codes alike: this test would prove nothing"
+
+
+@pytest.mark.parametrize("name", sampler.ENGINES)
+def test_chunks_do_not_matter(tiny, name):
+    decoder = tiny()
+    embedding, uniform = inputs(decoder, batch=2)
+    once = sampler.open_voices(decoder, 2, engine=name).generate(embedding, uniform)
+    voices, parts = sampler.open_voices(decoder, 2, engine=name), []
+    for start, stop in itertools.pairwise([0, 1, 6, 7, 12]):
+        parts.append(voices.generate(embedding[:, :, start:stop], uniform[:, start * 8 : stop * 8]))
+    assert torch.equal(torch.cat(parts, dim=-1), once)
+
+
+@pytest.mark.parametrize("name", sampler.ENGINES)
+def test_scoring_and_generating_continue_each_other(tiny, name):
+    decoder = tiny()
+    embedding, uniform = inputs(decoder)
+    once = sampler.open_voices(decoder, 1, engine=name).generate(embedding, uniform)
+    voices = sampler.open_voices(decoder, 1, engine=name)
+    voices.score(embedding[:, :, :5], once[:, :40])
+    assert torch.equal(voices.generate(embedding[:, :, 5:], uniform[:, 40:]), once[:, 40:])
+
+
+@pytest.mark.parametrize("name", sampler.ENGINES)
+def test_a_restarted_voice_is_a_new_one_and_leaves_the_others(tiny, name):
+    decoder = tiny()
+    embedding, uniform = inputs(decoder, batch=2)
+    expected = sampler.open_voices(decoder, 2, engine=name).generate(embedding, uniform)
+    voices = sampler.open_voices(decoder, 2, engine=name)
+    first = voices.generate(embedding[:, :, :5], uniform[:, :40])
+    voices.restart(1)
+    mixed = torch.stack([embedding[0, :, 5:], embedding[1, :, :7]])
+    second = voices.generate(mixed, torch.stack([uniform[0, 40:], uniform[1, :56]]))
+    assert torch.equal(torch.cat([first[0], second[0]]), expected[0])
+    assert torch.equal(second[1], expected[1, :56])
+
+
+@pytest.mark.parametrize("name", sampler.ENGINES)
+def test_same_seed_same_codes(tiny, name):
+    embedding = torch.zeros(1, 4, 2, dtype=torch.float64)
+    first, again = (sampler.generate(tiny(), embedding, seed=7, engine=name) for _ in range(2))
+    other = sampler.generate(tiny(), embedding, seed=8, engine=name)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_generate_is_the_stream_and_rows_do_not_see_each_other(tiny):
+    decoder = tiny()
+    embedding, _ = inputs(decoder, batch=3, frames=3)
+    together = sampler.generate(decoder, embedding, seed=3)
+    streamed = list(sampler.stream(decoder, embedding, seed=3))
+    assert [tuple(part.shape) for part in streamed] == [(3, 8)] * 3
+    assert torch.equal(torch.cat(streamed, dim=-1), together)
+    assert torch.equal(sampler.generate(decoder, embedding[:1], seed=3), together[:1])
+
+
+@given(seed=st.integers(0, 2**64 - 1), note=st.integers(0, 2**64 - 1), start=st.integers(0, 999), n=st.integers(1, 50))
+@settings(max_examples=50)
+def test_dice_depend_on_the_position_only(seed, note, start, n):
+    whole = dice.throw(seed, note, 0, start + n)
+    assert torch.equal(dice.throw(seed, note, start, n), whole[start:])
+    assert whole.min() >= 0
+    assert whole.max() < 1
+
+
+def test_dice_differ_between_notes_and_seeds():
+    thrown = [tuple(dice.throw(seed, note, 0, 4).tolist()) for seed in range(3) for note in range(3)]
+    assert len(set(thrown)) == 9
+
+
+def test_draw_is_the_inverse_cdf():
+    even = torch.zeros(5, 4)  # cumulative 0.25, 0.5, 0.75, 1: exact in floating point
+    uniform = torch.tensor([0.0, 0.2499, 0.25, 0.75, 0.9999])
+    assert dice.draw(even, uniform).tolist() == [0, 0, 1, 3, 3], "an edge belongs to the code above it"
+
+
+def test_draw_never_leaves_the_codes_that_have_a_probability():
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]]).repeat(2, 1)
+    assert dice.draw(logits, torch.tensor([np.nextafter(1.0, 0.0), 1.0], dtype=torch.float64)).tolist() == [1, 1]
+
+
+def test_temperature_sharpens_and_zero_is_the_likeliest():
+    logits = torch.tensor([[1.0, 3.0, 2.0]]).repeat(1000, 1)
+    uniform = torch.arange(1000, dtype=torch.float64) / 1000
+
+    def share(temperature):
+        return (dice.draw(logits, uniform, temperature) == 1).double().mean()
+
+    assert share(0.0) == 1
+    assert share(0.5) > share(1.0) > share(2.0)
+    odds = logits[0].double().softmax(-1)
+    assert abs(share(1.0) - odds[1]) <= 0.002
+
+
+def test_top_p_keeps_the_fewest_likeliest_codes():
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    uniform = torch.arange(400, dtype=torch.float64) / 400
+    kept = [set(dice.draw(logits.repeat(400, 1), uniform, 1.0, top_p).tolist()) for top_p in (0.39, 0.41, 0.71, 1.0)]
+    assert kept == [{1}, {1, 3}, {1, 2, 3}, {0, 1, 2, 3}]
+    half = dice.draw(logits.repeat(400, 1), uniform, 1.0, 0.41)
+    assert abs((half == 1).double().mean() - 4 / 7) <= 0.005, "what is kept is renormalised"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "gpu"}, "unknown engine 'gpu': choose one of auto, reference, cached, cpu"),
+        ({"precision": "fp8"}, "unknown precision 'fp8': choose one of fp32, bf16, int8"),
+        (
+            {"engine": "cached", "precision": "bf16"},
+            "engine 'cached' cannot run here: it computes in the decoder's own",
+        ),
+        ({"temperature": -1.0}, r"temperature is -1.0: expected 0 \(the likeliest code\) or more"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0.0}, "top_p is 0.0: expected more than 0 and at most 1"),
+        ({"seed": -1}, "seed is -1: expected an integer from 0"),
+    ],
+    ids=str,
+)
+def test_bad_settings_say_what_is_expected(tiny, settings, message):
+    with pytest.raises(ValueError, match=message):
+        sampler.generate(tiny(), torch.zeros(1, 4, 1, dtype=torch.float64), **settings)
+
+
+@pytest.mark.parametrize("name", sampler.ENGINES)
+def test_shapes_that_do_not_fit_are_refused(tiny, name):
+    voices = sampler.open_voices(tiny(), 1, engine=name)
+
+    def told(*shape):
+        return torch.zeros(*shape, dtype=torch.float64)
+
+    with pytest.raises(ValueError, match=r"15 samples of 1 voices do not match 2 .* hop 8: expected 16 samples of 1"):
+        voices.score(told(1, 4, 2), torch.zeros(1, 15, dtype=torch.long))
+    for shape in [(3, 4, 2), (1, 16, 2)]:
+        with pytest.raises(ValueError, match=r"does not fit 1 voices .* 4 numbers a frame: expected \[1, 4, frames\]"):
+            voices.generate(told(*shape), told(shape[0], 16))

@@ -1,0 +1,93 @@
+"""A sound is its own: neither neighbours, voices nor order change a sample of it."""
+
+import pytest
+import torch
+
+from wavenet_ae import mulaw, sampler
+from wavenet_ae.sampler import dice
+from wavenet_ae.synthesis import Sampling, Sound, render
+
+LENGTHS = [1, 7, 8, 9, 24, 25, 40]  # of a hop of 8
+
+
+@pytest.fixture
+def sounds():
+    torch.manual_seed(2)
+    return [Sound(f"sound {n}", torch.randn(4, -(-n // 8) + 1, dtype=torch.float64), n) for n in LENGTHS]
+
+
+def heard(decoder, sounds, **settings):
+    return {sounds[index].name: wave for index, wave in render(decoder, sounds, Sampling(**settings))}
+
+
+def test_a_sound_is_as_long_as_asked_for_to_the_sample(tiny, sounds):
+    waves = heard(tiny(), sounds)
+    assert {sound.name: waves[sound.name].numel() for sound in sounds} == {s.name: s.samples for s in sounds}
+
+
+@pytest.mark.parametrize("voices", [1, 2, 3, 7, 20])
+def test_a_sound_does_not_depend_on_neighbours_voices_or_order(tiny, sounds, voices):
+    decoder = tiny()
+    alone = {sound.name: heard(decoder, [sound])[sound.name] for sound in sounds}
+    assert torch.cat(list(alone.values())).unique().numel() > 30, "all alike: this test would prove nothing"
+    for some in (sounds, sounds[::-1], sounds[2:]):
+        together = heard(decoder, some, batch=voices)
+        assert together.keys() == {sound.name for sound in some}
+        assert all(torch.equal(wave, alone[name]) for name, wave in together.items())
+
+
+def test_a_sound_is_what_the_sampler_generates_from_its_name_s_dice(tiny, sounds):
+    decoder, sound = tiny(), sounds[-1]
+    uniform = dice.throw(5, dice.note_key(sound.name), 0, 40)
+    code = sampler.open_voices(decoder, 1, engine="reference").generate(sound.embedding[None, :, :5], uniform[None])
+    assert torch.equal(heard(decoder, [sound], seed=5)[sound.name], mulaw.decode(code[0]))
+
+
+def test_name_and_seed_decide_and_a_shorter_sound_is_the_same_one_cut(tiny, sounds):
+    decoder, sound = tiny(), sounds[-1]
+    [wave] = heard(decoder, [sound]).values()
+    assert not torch.equal(heard(decoder, [sound._replace(name="another")])["another"], wave)
+    assert not torch.equal(heard(decoder, [sound], seed=1)[sound.name], wave)
+    assert torch.equal(heard(decoder, [sound._replace(samples=13)])[sound.name], wave[:13])
+
+
+def test_progress_adds_up_to_the_samples_wanted(tiny, sounds):
+    told = []
+    list(render(tiny(), sounds, Sampling(batch=3), told.append))
+    assert sum(told) == sum(LENGTHS)
+
+
+def test_finished_sounds_are_handed_out_before_all_are_done(tiny, sounds):
+    told, made_before = [], {}
+    for index, _ in render(tiny(), sounds, Sampling(batch=2), told.append):
+        made_before[index] = sum(told)
+    assert sorted(made_before) == list(range(7))
+    assert min(made_before.values()) < 0.6 * sum(LENGTHS), "a sound waits for no other"
+    assert made_before[max(range(7), key=LENGTHS.__getitem__)] < sum(LENGTHS), "the longest begins first"
+    assert list(render(tiny(), [], Sampling())) == []
+
+
+@pytest.mark.parametrize("samples", [0, -1, 17])
+def test_a_length_that_the_frames_do_not_give_is_refused_first(tiny, samples):
+    fine = Sound("fine", torch.zeros(4, 2, dtype=torch.float64), 16)
+    with pytest.raises(ValueError, match=f"odd: {samples} samples do not fit 2 frames of 8"):
+        next(render(tiny(), [fine, fine._replace(name="odd", samples=samples)], Sampling()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 0}, "batch is 0 and threads None: expected at least 1 of each"),
+        ({"threads": 0}, "expected at least 1 of each"),
+        ({"temperature": -1.0}, "temperature is -1.0: expected 0"),
+        ({"top_p": 1.5}, "top_p is 1.5: expected more than 0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampling(**settings)
+
+
+def test_an_unknown_engine_is_refused_with_the_known_ones(tiny, sounds):
+    with pytest.raises(ValueError, match="unknown engine 'gpu': choose one of auto, reference"):
+        next(render(tiny(), sounds, Sampling(engine="gpu")))

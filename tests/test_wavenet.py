@@ -1,0 +1,105 @@
+"""What the networks may know, and when."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wavenet_ae.models.wavenet import Decoder, Encoder, WaveNetAutoencoder
+
+
+def paper():
+    sizes = {"layers": 30, "stages": 10, "kernel_size": 3, "embedding_dims": 16, "hop": 512}
+    with torch.device("meta"):
+        encoder, decoder = Encoder(width=128, **sizes), Decoder(width=512, skip_width=256, **sizes)
+        return WaveNetAutoencoder(encoder=encoder, decoder=decoder, pitch_conditioning=False)
+
+
+def test_the_paper_s_sizes():
+    model = paper()
+    assert sum(p.numel() for p in model.decoder.parameters()) == 59_827_712  # Magenta's own graph reports the same
+    assert sum(p.numel() for p in model.parameters()) == 61_804_048
+    assert model.decoder.receptive_field == 6141  # and the training crop is the next multiple of the hop: 6144
+    assert 2 * model.encoder.context + 1 == 6141
+
+
+@pytest.mark.parametrize("t", [0, 1, 17, 31])
+def test_prediction_reads_exactly_its_receptive_field(tiny, t):
+    decoder, samples = tiny(), 32
+    embedding = torch.randn(1, 4, 4, dtype=torch.float64)
+    code = torch.randint(256, (1, samples))
+    before = decoder(code, embedding)[0, :, t]
+    for s in range(samples):
+        nudged = code.clone()
+        nudged[0, s] = (code[0, s] + 97) % 256
+        read = not torch.equal(decoder(nudged, embedding)[0, :, t], before)
+        assert read == (t - decoder.receptive_field <= s < t), f"prediction {t} {'reads' if read else 'misses'} {s}"
+
+
+def test_each_frame_conditions_its_own_samples_and_later_only(tiny):
+    decoder = tiny()
+    code = torch.randint(256, (1, 32))
+    embedding = torch.randn(1, 4, 4, dtype=torch.float64)
+    moved = embedding.clone()
+    moved[:, :, 2] += 1.0
+    changed = (decoder(code, embedding) != decoder(code, moved)).any(dim=1)[0]
+    assert changed.tolist() == [t >= 16 for t in range(32)]
+
+
+@pytest.mark.parametrize("s", [0, 17, 31, 32, 63])
+def test_encoder_reads_exactly_its_context(tiny_autoencoder, s):
+    encoder = tiny_autoencoder().encoder
+    assert encoder.context == 15
+    code = torch.randint(256, (1, 64))
+    nudged = code.clone()
+    nudged[0, s] = (code[0, s] + 97) % 256
+    changed = (encoder(code) != encoder(nudged)).any(dim=1)[0]
+    reach = [any(abs(t - s) <= 15 for t in range(8 * k, 8 * k + 8)) for k in range(8)]
+    assert changed.tolist() == reach
+
+
+def test_embedding_does_not_depend_on_batch_neighbours(tiny_autoencoder):
+    model = tiny_autoencoder()
+    wave = torch.rand(3, 61, dtype=torch.float64) * 2 - 1
+    together = model.embed(wave)
+    assert together.shape == (3, 4, 8), "61 samples are padded to eight frames"
+    torch.testing.assert_close(model.embed(wave[1:2]), together[1:2], rtol=0, atol=1e-12)
+
+
+def test_pitch_conditioning_moves_predictions_and_is_asked_for(tiny_autoencoder):
+    model = tiny_autoencoder(pitch_conditioning=True)
+    code = torch.randint(256, (2, 16))
+    low, high = (model(code, torch.tensor([p, p])) for p in (40, 90))
+    assert not torch.equal(low, high)
+    with pytest.raises(ValueError, match="conditioned on pitch and was given None: expected MIDI pitches 0 to 127"):
+        model(code)
+    with pytest.raises(ValueError, match="expected MIDI pitches 0 to 127"):
+        model(code, torch.tensor([128, 0]))
+    plain = tiny_autoencoder()
+    assert torch.equal(plain(code), plain(code, torch.tensor([40, 40]))), "a model without it ignores pitch"
+
+
+def test_an_untrained_model_knows_nothing():
+    torch.manual_seed(0)
+    sizes = {"layers": 30, "stages": 10, "kernel_size": 3, "embedding_dims": 16, "hop": 512}
+    model = WaveNetAutoencoder(
+        encoder=Encoder(width=64, **sizes), decoder=Decoder(width=64, skip_width=128, **sizes), pitch_conditioning=False
+    )
+    code = torch.randint(256, (1, 2048))
+    with torch.no_grad():
+        assert abs(F.cross_entropy(model(code), code) - math.log(256)) < 0.1
+
+
+def test_lengths_that_do_not_fit_say_what_to_do(tiny_autoencoder):
+    model = tiny_autoencoder()
+    with pytest.raises(ValueError, match=r"30 samples do not match 4 embedding frames of hop 8: expected 32"):
+        model.decoder(torch.zeros(1, 30, dtype=torch.long), torch.zeros(1, 4, 4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="30 samples are not whole frames of 8: pad to a multiple of the hop"):
+        model.encoder(torch.zeros(1, 30, dtype=torch.long))
+
+
+def test_halves_that_do_not_fit_are_refused(tiny):
+    encoder = Encoder(layers=2, stages=2, width=4, kernel_size=3, embedding_dims=4, hop=16)
+    with pytest.raises(ValueError, match="disagree on hop: 16 and 8"):
+        WaveNetAutoencoder(encoder=encoder, decoder=tiny(), pitch_conditioning=False)

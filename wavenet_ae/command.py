@@ -1,0 +1,182 @@
+"""What every command shares: its configuration, its help, and errors as one message."""
+
+import functools
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from wavenet_ae import checkpoint, files
+from wavenet_ae.models.wavenet import WaveNetAutoencoder
+
+_INSIDE = Path(__file__).parent / "conf"  # in an installed wheel
+CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / "conf"  # in a checkout
+
+log = logging.getLogger("wavenet_ae")
+
+
+class Failed(Exception):
+    """Some of what was asked could not be done; the message lists each input and its reason."""
+
+
+def command(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """Make `main` a command configured by conf/<its file's name>.yaml, a package's `__main__.py` by the package's.
+
+    `--help` prints the module's docstring and the commented defaults. A ValueError, OSError, RuntimeError
+    or Failed ends the command with its message and exit status 1 (a traceback with
+    WAVENET_AE_TRACEBACK=1); the rest are our own mistakes and keep their traceback.
+    """
+    file = Path(inspect.getfile(inspect.unwrap(main)))
+    name = file.parent.name if file.stem == "__main__" else file.stem
+    configured = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(_guarded(main, name))
+
+    @functools.wraps(main)
+    def run() -> None:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(_help(sys.modules[main.__module__].__doc__ or "", CONF / f"{name}.yaml"))
+            return
+        sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+        configured()
+
+    return run
+
+
+def made(node: DictConfig, *args: object, **kwargs: object) -> Any:
+    """What a node of conf/ describes: Hydra's `instantiate`, with the errors of what is made in its own words."""
+    try:
+        return instantiate(node, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
+def required(cfg: DictConfig, *keys: str) -> None:
+    """Check that keys without a default were given.
+
+    Raises:
+        ValueError: one was not.
+    """
+    missing = [key for key in keys if OmegaConf.is_missing(cfg, key) or cfg[key] is None]
+    if missing:
+        raise ValueError(f"nothing given for {', '.join(missing)}: add {' '.join(f'{key}=...' for key in missing)}")
+
+
+def pending(inputs: object, suffixes: Iterable[str], out: object, suffix: str, *, overwrite: bool) -> dict[Path, Path]:
+    """Each input that is still to be done and where its result goes; says what was taken, left and done before.
+
+    `inputs` (one or several) and `out` are as Hydra read them: a name made of digits comes as a number.
+    """
+    out = str(out)
+    is_list = isinstance(inputs, Sequence) and not isinstance(inputs, str)
+    paths = [str(path) for path in inputs] if is_list else [str(inputs)]  # type: ignore[attr-defined]
+    taken, left = files.gather(paths, suffixes, out=out)
+    if left:
+        print(f"{len(taken)} files taken, {len(left)} left out: {', '.join(p.name for p in left[:5])}", end="")
+        print(" ..." if len(left) > 5 else "")
+    roots = [Path(path) for path in paths if Path(path).is_dir()]
+    places = files.outputs(taken, out, suffix, roots=roots)
+    done = set() if overwrite else {path for path, place in places.items() if place.exists()}
+    if done:
+        print(f"{len(done)} of {len(places)} are in {out} already: skipped (overwrite=true makes them again)")
+    return {path: place for path, place in places.items() if path not in done}
+
+
+def audio_model(path: str) -> WaveNetAutoencoder:
+    """The WaveNet autoencoder in a checkpoint.
+
+    Raises:
+        ValueError: it holds another kind of model.
+    """
+    model = checkpoint.load(path)
+    if not isinstance(model, WaveNetAutoencoder):
+        raise ValueError(f"{path} holds a {type(model).__name__}: expected a WaveNetAutoencoder")
+    return model
+
+
+def sift(paths: Iterable[Path], check: Callable[[Path], object]) -> tuple[list[Path], dict[Path, str]]:
+    """Those that pass `check`, and the reasons of those that do not, before any long work starts."""
+    good, faults = [], {}
+    for path in paths:
+        try:
+            check(path)
+        except (ValueError, OSError) as error:
+            faults[path] = str(error)
+        else:
+            good.append(path)
+    return good, faults
+
+
+def finish(done: int, what: str, faults: Mapping[Path, str]) -> None:
+    """Say how much was done, and fail if anything asked for was not.
+
+    Raises:
+        Failed: listing each input that failed with its reason.
+    """
+    print(f"{done} {what}")
+    if faults:
+        named = [reason if str(path) in reason else f"{path}: {reason}" for path, reason in faults.items()]
+        reasons = "\n".join(f"  {reason}" for reason in named)
+        raise Failed(f"{len(faults)} of {done + len(faults)} inputs failed:\n{reasons}")
+
+
+def device_named(name: str) -> torch.device:
+    """The device asked for; `auto` is CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ValueError: it is not there, or not known.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, is_there in there.items() if is_there)
+    kind = name.split(":")[0]
+    if not there.get(kind):
+        raise ValueError(f"device {name!r} is not here: expected auto, {', '.join(k for k in there if there[k])}")
+    return torch.device(name)
+
+
+def _guarded(main: Callable[[DictConfig], None], name: str) -> Callable[[DictConfig], None]:
+    @functools.wraps(main)
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            main(cfg)
+        except (ValueError, OSError, RuntimeError, Failed) as error:
+            if os.environ.get("WAVENET_AE_TRACEBACK"):
+                raise
+            print(f"{name}: {error}", file=sys.stderr)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted; what was finished is kept", file=sys.stderr)
+            sys.exit(130)
+
+    return guarded
+
+
+def _quoted(argument: str) -> str:
+    """The argument, in Hydra's quotes if it names a file by signs that mean something to Hydra: my (1).wav."""
+    key, _, value = argument.partition("=")
+    if not value or re.fullmatch(r"[\w/.+%@? -]*", value, re.ASCII) or not os.path.exists(value):
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _help(docstring: str, root: Path) -> str:
+    settings = root.read_text().split("\nhydra:")[0].strip()
+    groups = [f"{folder.name}: {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}" for folder in _groups(root)]
+    choices = "\nChoices of each group:\n  " + "\n  ".join(groups) + "\n" if groups else ""
+    return f"{docstring.strip()}\n\nSettings ({root.name}), each changed by key=value:\n\n{settings}\n{choices}"
+
+
+def _groups(root: Path) -> list[Path]:
+    defaults = OmegaConf.select(OmegaConf.load(root), "defaults", default=[])
+    chosen = [key for entry in defaults if not isinstance(entry, str) for key in entry]
+    return [root.parent / key for key in chosen if (root.parent / key).is_dir()]

@@ -1,0 +1,222 @@
+"""The WaveNet autoencoder, top to bottom as in figure 1b of Engel et al. 2017 (NSynth).
+
+Tensors are [batch, channels, time]. One embedding frame covers `hop` samples. Both halves read mu-law
+levels, (code - 128) / 128, not linear audio, as the original does.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wavenet_ae import mulaw
+
+PITCHES = 128  # MIDI's
+
+
+class CausalConv1d(nn.Conv1d):
+    """A dilated convolution that reads the present and the past, never the future."""
+
+    @property
+    def past(self) -> int:
+        """How many earlier steps the filter reaches."""
+        return (self.kernel_size[0] - 1) * self.dilation[0]
+
+    def forward(self, x: Float[Tensor, "batch inputs time"]) -> Float[Tensor, "batch outputs time"]:
+        """Same length out as in: the missing past is zeros, in every layer, as in the original."""
+        return super().forward(F.pad(x, (self.past, 0)))
+
+
+class EncoderBlock(nn.Module):
+    """ReLU, dilated convolution over past and future, ReLU, 1x1 convolution, added to the input."""
+
+    def __init__(self, *, width: int, kernel_size: int, dilation: int):
+        super().__init__()
+        self.dilated = nn.Conv1d(width, width, kernel_size, dilation=dilation, padding="same")
+        self.residual = nn.Conv1d(width, width, 1)
+
+    def forward(self, x: Float[Tensor, "batch width samples"]) -> Float[Tensor, "batch width samples"]:
+        """The input plus what the block learned."""
+        return x + self.residual(self.dilated(x.relu()).relu())
+
+
+class Encoder(nn.Module):
+    """A sound as `embedding_dims` numbers every `hop` samples (section 2.1 of the paper)."""
+
+    blocks: Sequence[EncoderBlock]  # an nn.ModuleList, which forgets what it holds
+
+    def __init__(self, *, layers: int, stages: int, width: int, kernel_size: int, embedding_dims: int, hop: int):
+        super().__init__()
+        _check_filter(kernel_size)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"the encoder's kernel_size is {kernel_size}: expected an odd number (it has a centre)")
+        self.hop, self.embedding_dims = hop, embedding_dims
+        self.start = nn.Conv1d(1, width, kernel_size, padding="same")
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
+            EncoderBlock(width=width, kernel_size=kernel_size, dilation=2 ** (layer % stages))
+            for layer in range(layers)
+        )
+        self.bottleneck = nn.Conv1d(width, embedding_dims, 1)
+
+    @property
+    def context(self) -> int:
+        """How many samples either side of one change its features (3,070 for NSynth: 6,141 in all)."""
+        convs = [self.start, *(block.dilated for block in self.blocks)]
+        return sum(conv.dilation[0] * (conv.kernel_size[0] - 1) // 2 for conv in convs)
+
+    def forward(self, code: Int[Tensor, "batch samples"]) -> Float[Tensor, "batch dims frames"]:
+        """The mean of each hop's features; `samples` must be a multiple of the hop.
+
+        Raises:
+            ValueError: it is not.
+        """
+        samples = code.shape[-1]
+        if samples % self.hop or not samples:
+            raise ValueError(f"{samples} samples are not whole frames of {self.hop}: pad to a multiple of the hop")
+        x = self.start(mulaw.level(code, self.start.weight.dtype).unsqueeze(1))
+        for block in self.blocks:
+            x = block(x)
+        return F.avg_pool1d(self.bottleneck(x), self.hop)
+
+
+class DecoderBlock(nn.Module):
+    """A gated dilated convolution, told the embedding, with a residual and a skip output."""
+
+    def __init__(self, *, width: int, skip_width: int, kernel_size: int, dilation: int, embedding_dims: int):
+        super().__init__()
+        self.dilated = CausalConv1d(width, 2 * width, kernel_size, dilation=dilation)
+        self.condition = nn.Conv1d(embedding_dims, 2 * width, 1)
+        self.residual = nn.Conv1d(width, width, 1)
+        self.skip = nn.Conv1d(width, skip_width, 1)
+
+    def forward(
+        self, x: Float[Tensor, "batch width samples"], embedding: Float[Tensor, "batch dims frames"]
+    ) -> tuple[Float[Tensor, "batch width samples"], Float[Tensor, "batch skip samples"]]:
+        """The block's input plus what it learned, and what it says to the output."""
+        sigmoid, tanh = add_held(self.dilated(x), self.condition(embedding)).chunk(2, dim=1)
+        gated = sigmoid.sigmoid() * tanh.tanh()
+        return x + self.residual(gated), self.skip(gated)
+
+
+class Decoder(nn.Module):
+    """Predicts every sample from the samples before it and the embedding above it (section 2.1)."""
+
+    blocks: Sequence[DecoderBlock]
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        stages: int,
+        width: int,
+        skip_width: int,
+        kernel_size: int,
+        embedding_dims: int,
+        hop: int,
+    ):
+        super().__init__()
+        _check_filter(kernel_size)
+        self.hop, self.embedding_dims = hop, embedding_dims
+        self.start = CausalConv1d(1, width, kernel_size)
+        self.start_skip = nn.Conv1d(width, skip_width, 1)
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
+            DecoderBlock(
+                width=width,
+                skip_width=skip_width,
+                kernel_size=kernel_size,
+                dilation=2 ** (layer % stages),
+                embedding_dims=embedding_dims,
+            )
+            for layer in range(layers)
+        )
+        self.out = nn.Conv1d(skip_width, skip_width, 1)
+        self.out_condition = nn.Conv1d(embedding_dims, skip_width, 1)
+        self.logits = nn.Conv1d(skip_width, mulaw.CODES, 1)
+
+    @property
+    def receptive_field(self) -> int:
+        """How many earlier samples can change a prediction (6,141 for NSynth's decoder)."""
+        return 1 + self.start.past + sum(block.dilated.past for block in self.blocks)
+
+    def forward(
+        self, code: Int[Tensor, "batch samples"], embedding: Float[Tensor, "batch dims frames"]
+    ) -> Float[Tensor, "batch 256 samples"]:
+        """Logits: [b, q, t] scores code q at time t, having read code[b, :t] and frame t // hop.
+
+        Raises:
+            ValueError: the lengths do not fit.
+        """
+        samples, frames = code.shape[-1], embedding.shape[-1]
+        if samples != frames * self.hop:
+            raise ValueError(
+                f"{samples} samples do not match {frames} embedding frames of hop {self.hop}: "
+                f"expected {frames * self.hop} samples (crop or pad the audio to a multiple of the hop)"
+            )
+        heard = F.pad(code, (1, 0), value=mulaw.SILENCE)[:, :-1]
+        x = self.start(mulaw.level(heard, self.start.weight.dtype).unsqueeze(1))
+        said = self.start_skip(x)
+        for block in self.blocks:
+            x, skip = block(x, embedding)
+            said = said + skip
+        said = add_held(self.out(said.relu()), self.out_condition(embedding))
+        return self.logits(said.relu())
+
+
+class WaveNetAutoencoder(nn.Module):
+    """Encoder and decoder, trained together to make the next sample likely.
+
+    With `pitch_conditioning`, a learned vector for each MIDI pitch is added to every frame the decoder
+    reads, so that the embedding need not carry the pitch (section 4.2.2 of the paper).
+    """
+
+    def __init__(self, *, encoder: Encoder, decoder: Decoder, pitch_conditioning: bool):
+        super().__init__()
+        for name in ("hop", "embedding_dims"):
+            ours, theirs = getattr(encoder, name), getattr(decoder, name)
+            if ours != theirs:
+                raise ValueError(f"encoder and decoder disagree on {name}: {ours} and {theirs}; make them equal")
+        self.hop, self.embedding_dims = encoder.hop, encoder.embedding_dims
+        self.encoder = encoder
+        self.decoder = decoder
+        self.pitch = nn.Embedding(PITCHES, encoder.embedding_dims) if pitch_conditioning else None
+
+    def embed(self, wave: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dims frames"]:
+        """Embeddings of waves of one length, padded with silence to whole frames."""
+        code = mulaw.encode(wave)
+        return self.encoder(F.pad(code, (0, -code.shape[-1] % self.hop), value=mulaw.SILENCE))
+
+    def condition(
+        self, embedding: Float[Tensor, "batch dims frames"], pitch: Int[Tensor, " batch"] | None
+    ) -> Float[Tensor, "batch dims frames"]:
+        """What the decoder reads: the embedding, with the pitch's vector added if the model was trained so.
+
+        Raises:
+            ValueError: the model is conditioned on pitch and none, or one outside 0 to 127, was given.
+        """
+        if self.pitch is None:
+            return embedding
+        if pitch is None or bool(((pitch < 0) | (pitch >= PITCHES)).any()):
+            raise ValueError(
+                f"this model is conditioned on pitch and was given {pitch}: expected MIDI pitches 0 to 127"
+            )
+        return embedding + self.pitch(pitch).unsqueeze(-1)
+
+    def forward(
+        self, code: Int[Tensor, "batch samples"], pitch: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch 256 samples"]:
+        """Logits of every sample given the ones before it and the whole sound's embedding."""
+        return self.decoder(code, self.condition(self.encoder(code), pitch))
+
+
+def add_held(
+    x: Float[Tensor, "batch channels samples"], condition: Float[Tensor, "batch channels frames"]
+) -> Float[Tensor, "batch channels samples"]:
+    """Add to every sample the condition of its frame, held until the next."""
+    frames = condition.shape[-1]
+    return (x.unflatten(-1, (frames, -1)) + condition.unsqueeze(-1)).flatten(-2)
+
+
+def _check_filter(kernel_size: int) -> None:
+    if kernel_size < 1:
+        raise ValueError(f"kernel_size is {kernel_size}: expected at least 1")

@@ -1,0 +1,149 @@
+"""The order of crops: step s is a pure function of (notes, batch, crop, seed, s), whoever computes it."""
+
+import itertools
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from wavenet_ae import audio
+from wavenet_ae.notes.corpus import Note
+
+CROPS = ("uniform", "energy")
+_ORDER, _CROP = 0, 1  # what a die is thrown for
+
+
+class Batch(NamedTuple):
+    """One crop of each of `batch` notes."""
+
+    wave: Float[Tensor, "batch samples"]
+    pitch: Int[Tensor, " batch"]
+    names: list[str]
+
+
+def batches(
+    notes: Sequence[Note],
+    *,
+    batch: int,
+    crop: int,
+    seed: int,
+    first_step: int = 0,
+    steps: int | None = None,
+    workers: int = 0,
+    crop_by: str = "uniform",
+) -> Iterator[Batch]:
+    """Batches of crops of `crop` samples, from `first_step` on, `steps` of them or without end.
+
+    The notes pass in a new order each epoch; an epoch may end inside a batch. Starting at step s gives what an
+    uninterrupted pass gives from step s on, whatever the number of workers. `crop_by="energy"` starts where
+    a note sounds, in proportion to the energy of the crop, and has to read the whole note for it. A note
+    shorter than the crop is followed by silence.
+
+    Raises:
+        ValueError: no notes, an impossible size, or a file that cannot be read or has another rate.
+    """
+    if not notes or batch < 1 or crop < 1 or first_step < 0 or workers < 0:
+        raise ValueError(
+            f"no batches of {batch} crops of {crop} samples of {len(notes)} notes from step {first_step} with "
+            f"{workers} workers: expected at least one note, crop and sample, and no number below zero"
+        )
+    if crop_by not in CROPS:
+        raise ValueError(f"unknown crop_by {crop_by!r}: choose one of {', '.join(CROPS)}")
+    dataset = _Steps(list(notes), batch, crop, seed, crop_by)
+    numbers = itertools.count(first_step) if steps is None else range(first_step, first_step + steps)
+    return _in_order(dataset, numbers, workers)
+
+
+class _Steps(Dataset):
+    """Batches by their step. An unreadable file comes back as its error: a worker process cannot raise it plainly."""
+
+    def __init__(self, notes: list[Note], batch: int, crop: int, seed: int, crop_by: str):
+        self.notes, self.batch, self.crop, self.seed, self.crop_by = notes, batch, crop, seed, crop_by
+        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, step: int) -> Batch | Exception:
+        positions = range(step * self.batch, (step + 1) * self.batch)
+        try:
+            chosen = [self._note(position) for position in positions]
+            crops = [self._crop(note, position) for note, position in zip(chosen, positions, strict=True)]
+        except (ValueError, OSError) as error:
+            return error
+        pitch = torch.tensor([note.pitch for note in chosen])
+        return Batch(torch.stack(crops), pitch, [note.name for note in chosen])
+
+    def _note(self, position: int) -> Note:
+        epoch, place = divmod(position, len(self.notes))
+        if epoch != self._epoch:
+            self._permutation = _dice(self.seed, epoch, _ORDER, len(self.notes)).argsort(kind="stable")
+            self._epoch = epoch
+        return self.notes[self._permutation[place]]
+
+    def _crop(self, note: Note, position: int) -> Float[Tensor, " samples"]:
+        info = audio.inspect(note.path)
+        if info.rate != audio.SAMPLE_RATE or info.channels != 1:
+            raise ValueError(
+                f"{note.path} has {info.channels} channels at {info.rate} Hz: expected one at {audio.SAMPLE_RATE} Hz; "
+                "make another corpus of it with python -m wavenet_ae.prepare source=folder "
+                f"source.input={note.path.parent} out=..."
+            )
+        die = int(_dice(self.seed, position, _CROP, 1)[0])
+        room = max(info.samples - self.crop, 0)
+        if self.crop_by == "energy" and room:
+            wave = audio.read(note.path)
+            start = _loud_start(wave.numpy(), self.crop, die)
+            return wave[start : start + self.crop]
+        start = die * (room + 1) >> 64
+        wave = audio.read(note.path, start, start + self.crop)
+        return F.pad(wave, (0, self.crop - len(wave)))
+
+
+def _in_order(dataset: _Steps, numbers: "range | itertools.count[int]", workers: int) -> Iterator[Batch]:
+    loader = (dataset[step] for step in numbers) if workers == 0 else _loader(dataset, numbers, workers)
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _loader(dataset: _Steps, numbers: "range | itertools.count[int]", workers: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        sampler=numbers,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        generator=torch.Generator(),  # else the loader draws from torch's own, which a run's state holds
+        multiprocessing_context="spawn",  # a fork after numba's threads or FluidSynth hangs
+        persistent_workers=True,
+        worker_init_fn=_leave_signals_to_the_parent,
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C, and a scheduler's SIGTERM, reach every process of a group: only the parent may decide what they mean."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _dice(seed: int, index: int, purpose: int, count: int) -> np.ndarray:
+    """`count` uniform 64-bit integers: Philox keyed (seed, index), a stream for each purpose."""
+    key = np.array([seed % 2**64, index], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=np.array([0, 0, 0, purpose], dtype=np.uint64)).random_raw(count)
+
+
+def _loud_start(wave: np.ndarray, crop: int, die: int) -> int:
+    """A start drawn in proportion to the energy of its crop; uniform where there is only silence."""
+    total = np.concatenate([[0.0], np.cumsum(wave.astype(np.float64) ** 2)])
+    energy = np.maximum(total[crop:] - total[:-crop], 0)
+    mass = np.cumsum(energy if energy.max() > 0 else np.ones_like(energy))
+    return min(int(np.searchsorted(mass, mass[-1] * (die / 2**64), side="right")), len(energy) - 1)

@@ -1,0 +1,157 @@
+"""From an embedding to codes, one sample at a time.
+
+Every engine is a class `Voices` in a file of its own: some sounds side by side, continued from where
+they stand by
+
+    voices.generate(embedding, uniform, temperature, top_p) -> code
+    voices.score(embedding, code) -> log-probabilities, the codes being forced
+
+Randomness is an input, so any two engines can be compared sample by sample. `reference` defines them all.
+"""
+
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wavenet_ae.models.wavenet import Decoder
+from wavenet_ae.sampler import dice
+
+ENGINES = ("reference", "cached", "cpu")
+FASTEST_FIRST = ("cpu", "cached")
+PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@runtime_checkable
+class Voices(Protocol):
+    """Some sounds side by side, each remembering its past; what every engine offers."""
+
+    def generate(
+        self,
+        embedding: Float[Tensor, "batch dims frames"],
+        uniform: Float[Tensor, "batch samples"],
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> Int[Tensor, "batch samples"]:
+        """The next `frames * hop` codes of every voice."""
+        ...
+
+    def score(
+        self, embedding: Float[Tensor, "batch dims frames"], code: Int[Tensor, "batch samples"]
+    ) -> Float[Tensor, "batch 256 samples"]:
+        """Log-probabilities of the next codes, given that they turn out to be `code`."""
+        ...
+
+    def restart(self, voice: int) -> None:
+        """Begin a new sound in one voice; the others go on."""
+        ...
+
+
+def open_voices(
+    decoder: Decoder, batch: int, *, engine: str = "auto", precision: str = "fp32", threads: int | None = None
+) -> Voices:
+    """Voices of the engine asked for; `auto` is the fastest that can run here.
+
+    `fp32` means the decoder's own number format, `bf16` and `int8` how an engine stores its weights.
+    `threads` is for the engines that share work between cores (None: all of them).
+
+    Raises:
+        ValueError: there is no such engine or precision, or it cannot run here; the message says why.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    if engine == "auto":
+        engine = next(name for name in FASTEST_FIRST if _unavailable(name, decoder, precision) is None)
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}: choose one of auto, {', '.join(ENGINES)}")
+    if reason := _unavailable(engine, decoder, precision):
+        raise ValueError(f"engine {engine!r} cannot run here: {reason}")
+    return _module(engine).Voices(decoder, batch, precision=precision, threads=threads)
+
+
+def generate(
+    decoder: Decoder,
+    embedding: Float[Tensor, "batch dims frames"],
+    *,
+    seed: int = 0,
+    engine: str = "auto",
+    precision: str = "fp32",
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    threads: int | None = None,
+) -> Int[Tensor, "batch samples"]:
+    """Codes for embeddings, samples = frames * hop; the same for the same seed, whatever the engine.
+
+    The dice of row b are those of note number b; see `dice.throw`.
+
+    Raises:
+        ValueError: as `open_voices`, or temperature, top_p or seed mean nothing.
+    """
+    settings = {"engine": engine, "precision": precision, "threads": threads}
+    frames = stream(decoder, embedding, seed=seed, temperature=temperature, top_p=top_p, **settings)  # type: ignore[arg-type]
+    return torch.cat(list(frames), dim=-1)
+
+
+def stream(
+    decoder: Decoder,
+    embedding: Float[Tensor, "batch dims frames"],
+    *,
+    seed: int = 0,
+    engine: str = "auto",
+    precision: str = "fp32",
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    threads: int | None = None,
+) -> Iterator[Int[Tensor, "batch hop"]]:
+    """What `generate` returns, one frame of codes at a time, each as soon as it is done."""
+    dice.check(temperature, top_p)
+    batch, hop = len(embedding), decoder.hop
+    voices = open_voices(decoder, batch, engine=engine, precision=precision, threads=threads)
+    for frame in range(embedding.shape[-1]):
+        uniform = torch.stack([dice.throw(seed, note, frame * hop, hop) for note in range(batch)])
+        yield voices.generate(embedding[:, :, frame : frame + 1], uniform, temperature, top_p)
+
+
+def score(
+    decoder: Decoder,
+    code: Int[Tensor, "batch samples"],
+    embedding: Float[Tensor, "batch dims frames"],
+    *,
+    engine: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+) -> Float[Tensor, "batch 256 samples"]:
+    """The engine's own log-probabilities (nats) of every sample's codes, the codes before it being forced."""
+    voices = open_voices(decoder, len(code), engine=engine, precision=precision, threads=threads)
+    return voices.score(embedding, code)
+
+
+def check_shapes(decoder: Decoder, voices: int, embedding: Tensor, samples: Tensor) -> None:
+    """Refuse an embedding, or uniforms or codes for its samples, that do not fit the voices.
+
+    Raises:
+        ValueError: another number of voices, of numbers a frame, or of samples than frames times the hop.
+    """
+    if embedding.ndim != 3 or embedding.shape[:2] != (voices, decoder.embedding_dims):
+        raise ValueError(
+            f"an embedding of shape {list(embedding.shape)} does not fit {voices} voices of a decoder that reads "
+            f"{decoder.embedding_dims} numbers a frame: expected [{voices}, {decoder.embedding_dims}, frames]"
+        )
+    frames = embedding.shape[-1]
+    if samples.shape != (voices, frames * decoder.hop):
+        raise ValueError(
+            f"{samples.shape[-1]} samples of {len(samples)} voices do not match {frames} embedding frames of hop "
+            f"{decoder.hop}: expected {frames * decoder.hop} samples of {voices}"
+        )
+
+
+def _unavailable(engine: str, decoder: Decoder, precision: str) -> str | None:
+    return _module(engine).unavailable(decoder, precision) if engine in ENGINES else None
+
+
+def _module(engine: str) -> ModuleType:
+    return importlib.import_module(f"wavenet_ae.sampler.{engine}")

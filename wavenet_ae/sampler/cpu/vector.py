@@ -1,0 +1,188 @@
+"""What the CPU kernel needs and numba cannot say: products of panels held in registers, and atomics.
+
+A panel is `PANEL` rows of a matrix stored input by input, [inputs, PANEL], so that a product reads memory
+straight through. Each output is one chain of fused multiply-adds over the inputs in order: it does not
+depend on how many columns are multiplied together, nor on which thread does it.
+"""
+
+import platform
+import sys
+from typing import Any, no_type_check
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from wavenet_ae.sampler.weights import PANEL
+
+LANES = 16
+VECTORS = PANEL // LANES  # 4: with 4 columns that is 16 sums in registers
+UNROLL = 4  # inputs per turn of the loop; their number must be a multiple of it
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """The address of array[index], of a one-dimensional array."""
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    """One number in every lane."""
+    empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = builder.insert_element(empty, value, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+
+def _load(builder: Any, pointer: Any, element: Any, count: int = LANES) -> Any:
+    vector = ir.VectorType(element, count)
+    loaded = builder.load(builder.bitcast(pointer, vector.as_pointer()))
+    loaded.align = 4
+    return loaded
+
+
+def _rows(builder: Any, pointer: Any, stored: Any, real: Any) -> list[Any]:
+    """One input's weights for every row of a panel, as VECTORS vectors of real numbers."""
+
+    def at(index: int) -> Any:
+        return builder.gep(pointer, [ir.Constant(I64, index)])
+
+    if stored == types.uint16:  # two rows to a 32-bit word: a shift widens one, a mask the other
+        rows = []
+        for pair in range(VECTORS // 2):
+            words = _load(builder, at(2 * LANES * pair), I32)
+            shift, mask = (_splat(builder, ir.Constant(I32, number)) for number in (16, 0xFFFF0000))
+            for widened in (builder.shl(words, shift), builder.and_(words, mask)):
+                rows.append(builder.bitcast(widened, ir.VectorType(real, LANES)))
+        return rows
+    if stored == types.int8:
+        wide = ir.VectorType(I32, LANES)
+        bytes_ = [_load(builder, at(LANES * v), ir.IntType(8)) for v in range(VECTORS)]
+        return [builder.sitofp(builder.sext(b, wide), ir.VectorType(real, LANES)) for b in bytes_]
+    return [_load(builder, at(LANES * v), real) for v in range(VECTORS)]
+
+
+def _tile(columns: int) -> Any:
+    """An intrinsic that adds a panel times `columns` columns to what stands in `out`."""
+
+    @no_type_check
+    def tile(typing, weights, panel, x, x_at, x_stride, inputs, out, out_at, out_stride):  # noqa: PLR0913, PLR0917
+        @no_type_check
+        def codegen(context, builder, signature, args):
+            weight = _pointer(context, builder, signature.args[0], args[0], args[1])
+            first_x = _pointer(context, builder, signature.args[2], args[2], args[3])
+            first_out = _pointer(context, builder, signature.args[6], args[6], args[7])
+            xs = [builder.gep(first_x, [builder.mul(args[4], I64(c))]) for c in range(columns)]
+            rows = [builder.gep(first_out, [builder.mul(args[8], I64(c))]) for c in range(columns)]
+            outs = [builder.gep(row, [I64(LANES * v)]) for row in rows for v in range(VECTORS)]
+            real = context.get_data_type(signature.args[2].dtype)
+            _accumulate(builder, weight, signature.args[0].dtype, xs, outs, args[5], real)
+            return context.get_dummy_value()
+
+        at = types.int64
+        return types.void(weights, at, x, at, at, at, out, at, at), codegen
+
+    return intrinsic(tile)
+
+
+def _accumulate(builder: Any, weight: Any, stored: Any, xs: Any, outs: Any, inputs: Any, real: Any) -> None:
+    """The loop over inputs: each of the sums at `outs` stays in a register."""
+    vector = ir.VectorType(real, LANES)
+    name = f"llvm.fmuladd.v{LANES}f{32 if isinstance(real, ir.FloatType) else 64}"
+    fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+    before = [_load(builder, pointer, real) for pointer in outs]
+    entry, loop, done = builder.block, builder.append_basic_block("inputs"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k, sums = builder.phi(I64), [builder.phi(vector) for _ in outs]
+    running = list(sums)
+    for step in range(UNROLL):
+        now = builder.add(k, I64(step))
+        rows = _rows(builder, builder.gep(weight, [builder.mul(now, I64(PANEL))]), stored, real)
+        values = [_splat(builder, builder.load(builder.gep(x, [now]))) for x in xs]
+        for at, total in enumerate(running):
+            running[at] = builder.call(fma, [rows[at % VECTORS], values[at // VECTORS], total])
+    after = builder.add(k, I64(UNROLL))
+    for phi, first, then in zip([k, *sums], [I64(0), *before], [after, *running], strict=True):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(then, loop)
+    builder.cbranch(builder.icmp_signed("<", after, inputs), loop, done)
+    builder.position_at_end(done)
+    for pointer, total in zip(outs, running, strict=True):
+        builder.store(total, builder.bitcast(pointer, vector.as_pointer())).align = 4
+
+
+tile_1, tile_2, tile_4 = _tile(1), _tile(2), _tile(4)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+@no_type_check
+def multiply(weights, at, x, x_at, inputs, x_stride, out, out_at, out_stride, columns, panels):  # noqa: PLR0913, PLR0917
+    """Add panels of a matrix times columns of x to columns of out."""
+    for panel in range(panels):
+        here, to, c = at + panel * inputs * PANEL, out_at + panel * PANEL, 0
+        while columns - c >= 4:
+            tile_4(weights, here, x, x_at + c * x_stride, x_stride, inputs, out, to + c * out_stride, out_stride)
+            c += 4
+        if columns - c >= 2:
+            tile_2(weights, here, x, x_at + c * x_stride, x_stride, inputs, out, to + c * out_stride, out_stride)
+            c += 2
+        if columns - c == 1:
+            tile_1(weights, here, x, x_at + c * x_stride, x_stride, inputs, out, to + c * out_stride, out_stride)
+
+
+@intrinsic
+@no_type_check
+def fetch_add(typing, array, index, value):
+    """Add to an int64 as one step that no other thread can split."""
+
+    @no_type_check
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        return builder.atomic_rmw("add", pointer, args[2], "seq_cst")
+
+    return types.int64(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+@no_type_check
+def load_acquire(typing, array, index):
+    """Read an int64 that another thread writes, and see all it wrote before."""
+
+    @no_type_check
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(array, types.int64), codegen
+
+
+@intrinsic
+@no_type_check
+def pause(typing):
+    """Tell the core that this is a spin."""
+
+    @no_type_check
+    def codegen(context, builder, signature, args):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            signature = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, signature, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+@no_type_check
+def give_way(typing):
+    """Let another thread have the core, where the system has such a call."""
+
+    @no_type_check
+    def codegen(context, builder, signature, args):
+        if sys.platform != "win32":
+            signature = ir.FunctionType(I32, [])
+            builder.call(cgutils.get_or_insert_function(builder.module, signature, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen

@@ -1,0 +1,242 @@
+"""Train a model, stop it, go on with it.
+
+Examples:
+    python -m wavenet_ae.train minutes=5
+        the small model on the notes in the box; no GPU needed
+    python -m wavenet_ae.train resume=runs/small-2026-11-20_12-00-00 steps=50000
+        go on exactly where that run stopped, and further
+    python -m wavenet_ae.train experiment=nsynth notes.root=/data/nsynth device=cuda
+        the published model and recipe
+
+Ctrl-C (or SIGTERM) ends a run after the step under way, with its state saved. Watch it with
+    tensorboard --logdir runs
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from wavenet_ae import audio, checkpoint, models, notes
+from wavenet_ae.command import command, device_named, made
+from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae.notes import Note
+from wavenet_ae.synthesis import Sampling
+from wavenet_ae.training.clock import Plan
+from wavenet_ae.training.listening import Listener
+from wavenet_ae.training.loop import Hooks, Loop
+from wavenet_ae.training.objectives import Diverged, Likelihood
+from wavenet_ae.training.run import Run
+
+PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
+CHANGEABLE = (*PACE, "workers", "notes.root")  # of a resumed run
+
+
+@command
+def main(cfg: DictConfig) -> None:
+    """Build what conf/train.yaml names, train it, and say what came of it."""
+    cfg = _resumed(cfg) if cfg.resume else _settled(cfg)
+    train, valid = _corpora(cfg)
+    _check_same_notes(cfg, train, valid)
+    objective = _objective(cfg)
+    plan = Plan(**{name: cfg[name] for name in PACE})
+    listened, licence = _chosen(cfg.listen, valid), _licence(Path(cfg.notes.root))
+    crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by}
+    validation = list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
+    run = Run(str(cfg.run))
+    if not cfg.resume:
+        run.create(OmegaConf.to_yaml(cfg, resolve=True))
+    with run.locked():
+        first, state = run.restore(cfg.resume_step) if cfg.resume else (0, None)
+        if state is not None:
+            objective.restore(state)
+        print(_introduction(cfg, objective.model, train, valid, first))
+        batches = notes.batches(train, seed=cfg.seed, first_step=first, workers=cfg.workers, **crops)
+        board = SummaryWriter(str(run.folder), purge_step=first + 1 if first else None)
+        hooks = _hooks(cfg, objective, listened, licence, run, board)
+        try:
+            step, ended = Loop(objective, iter(batches), validation, run, plan, hooks).train(first)
+        except Diverged as error:
+            kept = run.states()
+            rest = (
+                f"the states of steps {kept} are whole: resume={run.folder}"
+                if kept
+                else "there is no state yet to keep"
+            )
+            raise RuntimeError(f"{error}; {rest}") from error
+        finally:
+            board.close()
+    print(_summary(run, step, ended))
+
+
+def _settled(cfg: DictConfig) -> DictConfig:
+    """The settings with what depends on this machine and this folder spelt out, so that a resumed run is the same."""
+    if cfg.workers < 0:
+        raise ValueError(f"workers is {cfg.workers}: expected 0 (this process reads the notes) or more")
+    cfg.device = str(device_named(cfg.device))
+    if cfg.precision == "auto":
+        cfg.precision = "bf16" if cfg.device.startswith("cuda") else "fp32"
+    cfg.threads = cfg.threads or torch.get_num_threads()  # sums depend on it in the last bit
+    cfg.notes.root = str(Path(str(cfg.notes.root)).absolute())
+    return cfg
+
+
+def _resumed(asked: DictConfig) -> DictConfig:
+    """The settings of an earlier run, with the changes that are asked for now."""
+    path = Path(str(asked.resume)) / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} is no run: expected a folder with config.yaml and states/ in it")
+    overrides = [each.lstrip("+") for each in HydraConfig.get().overrides.task]
+    refused = [each for each in overrides if each.split("=")[0] not in (*CHANGEABLE, "resume", "resume_step")]
+    if refused:
+        raise ValueError(
+            f"a resumed run goes on with its own settings; {', '.join(refused)} cannot change: "
+            f"only {', '.join(CHANGEABLE)} can (for other settings start a new run)"
+        )
+    cfg = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+    assert isinstance(cfg, DictConfig)
+    with open_dict(cfg):
+        cfg.run = cfg.resume = str(asked.resume)
+        cfg.resume_step = asked.resume_step
+    return cfg
+
+
+def _check_same_notes(cfg: DictConfig, train: list[Note], valid: list[Note]) -> None:
+    """Note which notes a new run learns from, and refuse to resume it with others."""
+    names = "\n".join(note.name for note in (*train, *valid))
+    digest = hashlib.blake2b(names.encode(), digest_size=8).hexdigest()
+    if cfg.notes_digest not in (None, digest):
+        raise ValueError(
+            f"{cfg.notes.root} holds other notes than {cfg.run} was begun with ({len(train)} to learn, {len(valid)} "
+            "held out now): it could not go on exactly; restore them, point notes.root to them, or start a new run"
+        )
+    cfg.notes_digest = digest
+
+
+def _corpora(cfg: DictConfig) -> tuple[list[Note], list[Note]]:
+    """Notes to train on and notes to validate on, which share no instrument unless `only` some are asked for."""
+    train = notes.load(split="train", **cfg.notes)
+    if cfg.only:
+        only = [note for note in train if note.name in set(cfg.only)]
+        if missing := sorted(set(cfg.only) - {note.name for note in only}):
+            raise ValueError(f"{', '.join(missing)} is not in the train split of {cfg.notes.root}: expected its notes")
+        return only, only
+    valid = notes.load(split=cfg.valid_split, **cfg.notes)
+    notes.check_disjoint(train=train, valid=valid)
+    return train, valid
+
+
+def _objective(cfg: DictConfig) -> Likelihood:
+    """The model on its device, its optimizer and what is minimised."""
+    device = device_named(cfg.device)
+    torch.set_num_threads(cfg.threads)
+    torch.manual_seed(cfg.seed)
+    model = models.build(_plain(cfg.model))
+    if not isinstance(model, WaveNetAutoencoder):
+        raise ValueError(f"{type(model).__name__} cannot be trained by likelihood: expected a WaveNetAutoencoder")
+    if cfg.crop < 1 or cfg.crop % model.hop:
+        raise ValueError(f"crop is {cfg.crop}: expected a multiple of the model's hop, {model.hop}")
+    if not 0 <= cfg.skip < cfg.crop:
+        raise ValueError(f"skip is {cfg.skip}: expected at least 0 and less than the crop, {cfg.crop}")
+    formats = {"fp32": None, "bf16": torch.bfloat16}
+    if cfg.precision not in formats:
+        raise ValueError(f"unknown precision {cfg.precision!r}: choose one of auto, {', '.join(formats)}")
+    rate = made(cfg.schedule)
+    rate.check(cfg.steps)
+    model.to(device)
+    return Likelihood(
+        model,
+        made(cfg.optimizer)(model.parameters(), lr=rate(0)),
+        rate,
+        ema_decay=cfg.ema_decay,
+        max_grad_norm=cfg.max_grad_norm,
+        skip=cfg.skip,
+        autocast=formats[cfg.precision],
+    )
+
+
+def _hooks(
+    cfg: DictConfig, objective: Likelihood, listened: list[Note], licence: str, run: Run, board: SummaryWriter
+) -> Hooks:
+    listener = Listener(
+        listened,
+        seconds=cfg.listen_seconds,
+        sampling=Sampling(),
+        folder=run.folder / "sounds",
+        board=board,
+    )
+    model = objective.average.model
+
+    def log(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            board.add_scalar(name, value, step)
+
+    def keep(step: int) -> None:
+        corpus = Path(cfg.notes.root).name
+        meta = checkpoint.Meta(_plain(cfg.model), audio.SAMPLE_RATE, model.hop, step, "ema", corpus, licence)
+        checkpoint.save(run.folder / "model.safetensors", model, meta)
+
+    return Hooks(log=log, keep=keep, listen=lambda step: listener(model, step))
+
+
+def _chosen(listen: int | Sequence[str], valid: list[Note]) -> list[Note]:
+    """The notes to listen to: named, or so many spread evenly over the split."""
+    if isinstance(listen, int):
+        count = min(listen, len(valid))
+        return [valid[(2 * i + 1) * len(valid) // (2 * count)] for i in range(count)]
+    by_name = {note.name: note for note in valid}
+    missing = [name for name in listen if name not in by_name]
+    if missing:
+        raise ValueError(
+            f"listen names {', '.join(missing)}: not in the validation split, which has {', '.join(by_name)}"
+        )
+    return [by_name[name] for name in listen]
+
+
+def _licence(root: Path) -> str:
+    """What `prepare` noted of the corpus' licence, to travel with what was learnt from it."""
+    recipe = root / "prepare.json"
+    if not recipe.is_file():
+        return "unknown"
+    try:
+        return json.loads(recipe.read_text())["licence"] or "unknown"
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{recipe} is damaged ({error!r}): expected what prepare wrote; restore or remove it"
+        ) from None
+
+
+def _plain(node: DictConfig) -> dict:
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+
+
+def _introduction(cfg: DictConfig, model: torch.nn.Module, train: list[Note], valid: list[Note], first: int) -> str:
+    parameters = sum(p.numel() for p in model.parameters())
+    start = f"going on from step {first:,}" if first else "a new run"
+    return (
+        f"{start} in {cfg.run}: {parameters:,} parameters on {next(model.parameters()).device}, "
+        f"{len(train)} notes to learn, {len(valid)} held out, {cfg.batch} crops of {cfg.crop} samples a step"
+    )
+
+
+def _summary(run: Run, step: int, ended: str) -> str:
+    metrics = run.metrics()
+    text = f"{ended} after {step:,} steps"
+    learnt = [line["nats"] for line in metrics if "nats" in line][-50:]
+    if learnt:
+        text += f"; the last {len(learnt)} measured cost {sum(learnt) / len(learnt):.3f} nats a sample"
+    held_out = [line for line in metrics if "valid_nats" in line]
+    if held_out:
+        first, last = held_out[0], held_out[-1]
+        now, before = f"{last['valid_nats']:.3f} nats ({last['valid_bits']:.3f} bits)", f"{first['valid_nats']:.3f}"
+        text += f"; held-out notes {now}, {before} at first"
+    return f"{text}\nmodel: {run.folder / 'model.safetensors'}\ngo on:  python -m wavenet_ae.train resume={run.folder}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What a run sounds like: the same validation notes every time, original beside reconstruction."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from wavenet_ae import audio, figures
+from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae.notes import Note
+from wavenet_ae.synthesis import Sampling, Sound, render
+
+
+class Listener:
+    """Reconstructs the first `seconds` of some notes into a run's folder and TensorBoard."""
+
+    def __init__(
+        self, notes: Sequence[Note], *, seconds: float, sampling: Sampling, folder: Path, board: SummaryWriter
+    ):
+        self.notes, self.sampling, self.folder, self.board = notes, sampling, folder, board
+        self.waves = [audio.read(note.path)[: round(seconds * audio.SAMPLE_RATE)] for note in notes]
+
+    def __call__(self, model: WaveNetAutoencoder, step: int) -> None:
+        """Write originals once and reconstructions for this step."""
+        device = next(model.parameters()).device
+        sounds = []
+        with torch.inference_mode():
+            for note, wave in zip(self.notes, self.waves, strict=True):
+                embedding = model.embed(wave[None].to(device))
+                heard = model.condition(embedding, torch.tensor([note.pitch], device=device))
+                sounds.append(Sound(note.name, heard[0], wave.numel()))
+        for index, wave in render(model.decoder, sounds, self.sampling):
+            note = self.notes[index]
+            self._write(note, "original", 0, self.waves[index])
+            self._write(note, f"step-{step:08d}", step, wave)
+            pair = np.concatenate([figures.rainbowgram(each)[::-1] for each in (self.waves[index], wave)], axis=1)
+            self.board.add_image(f"{note.name}/original, reconstruction", pair, step, dataformats="HWC")
+
+    def _write(self, note: Note, what: str, step: int, wave: torch.Tensor) -> None:
+        path = self.folder / f"{note.name}.{what}.wav"
+        if not path.exists():
+            audio.write(path, wave, comment=f"{note.name}, {what}; wavenet_ae")
+            self.board.add_audio(f"{note.name}/{what.split('-')[0]}", wave[None], step, sample_rate=audio.SAMPLE_RATE)

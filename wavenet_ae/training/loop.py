@@ -1,0 +1,106 @@
+"""The only loop: steps, validation, states, logs. It knows no model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from wavenet_ae.notes import Batch
+from wavenet_ae.training.clock import Clock, Plan
+from wavenet_ae.training.run import Run
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is minimised; see objectives.py."""
+
+    def learn(self, batch: Batch, step: int) -> dict[str, float]:
+        """One update."""
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """What a batch costs."""
+
+    def check(self, batch: Batch, step: int) -> None:
+        """Refuse weights that are spoilt, before they are kept."""
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next update depends on."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls at its own pace, each with the step: log elsewhere too, keep the model, listen to it."""
+
+    log: Callable[[int, dict[str, float]], None]
+    keep: Callable[[int], None]
+    listen: Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What to learn from what, where to keep it, and at which pace."""
+
+    objective: Objective
+    batches: Iterator[Batch]
+    validation: Sequence[Batch]
+    run: Run
+    plan: Plan
+    hooks: Hooks
+
+    def train(self, first: int = 0) -> tuple[int, str]:
+        """Learn from step `first` on; return the last step and how it ended, in words.
+
+        SIGINT and SIGTERM end it after the step under way, its state saved.
+
+        Raises:
+            Diverged: the last good state is untouched.
+        """
+        step, batch = first, None
+        with Clock(self.plan, first) as clock:
+            self._validate(step)
+            clock.begin()
+            while (ended := clock.ended(step)) is None:
+                batch = next(self.batches)
+                measured = self.objective.learn(batch, step)
+                step += 1
+                clock.tick(step, batch.wave.numel(), measured["nats"])
+                if _due(step, self.plan.log_every):
+                    self._log(step, measured | clock.rates())
+                if clock.ended(step) is None:
+                    self._chores(step, batch)
+            self._save(step, batch)
+        if not clock.interrupted:
+            self._validate(step, last=True)
+            if self.plan.listen_every:
+                self.hooks.listen(step)
+        return step, ended
+
+    def _chores(self, step: int, batch: Batch) -> None:
+        if _due(step, self.plan.checkpoint_every):
+            self._save(step, batch)
+        self._validate(step)
+        if _due(step, self.plan.listen_every):
+            self.hooks.listen(step)
+
+    def _save(self, step: int, batch: Batch | None) -> None:
+        if batch is not None:
+            self.objective.check(batch, step)
+        self.run.save(step, self.objective.state())
+        self.hooks.keep(step)
+
+    def _validate(self, step: int, last: bool = False) -> None:
+        due = _due(step, self.plan.validate_every) or (last and self.plan.validate_every)
+        done = due and any("valid_nats" in line for line in self.run.metrics() if line["step"] == step)
+        if not due or done or not self.validation:
+            return
+        measured = [self.objective.measure(batch) for batch in self.validation]
+        self._log(step, {f"valid_{k}": sum(each[k] for each in measured) / len(measured) for k in measured[0]})
+
+    def _log(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(step, values)
+        self.hooks.log(step, values)
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -1,0 +1,158 @@
+"""A run's folder: its settings, its measurements, its states to resume from, its model.
+
+config.yaml             the settings, resolved
+metrics.jsonl           one line a measurement: step, seconds, values
+events.out.tfevents.*   the same for TensorBoard, with sounds and pictures
+states/                 all that resuming needs, the last two
+model.safetensors       the averaged weights, a native checkpoint
+sounds/                 validation notes, original and reconstructed
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wavenet_ae import files
+
+KEPT = 2
+_RNG = "rng.torch"
+
+
+class Run:
+    """The folder of one training run, made new or opened again."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.started = time.monotonic()
+
+    def create(self, config: str) -> None:
+        """Make the folder and write the settings into it.
+
+        Raises:
+            ValueError: there is something in it already.
+        """
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise ValueError(
+                f"{self.folder} exists already: a new run needs a new folder (run=...); "
+                f"to go on with the old one say resume={self.folder}"
+            )
+        with files.whole(self.folder / "config.yaml") as partial:
+            partial.write_text(config)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from training in this folder meanwhile.
+
+        Raises:
+            RuntimeError: one is doing so now.
+        """
+        with open(self.folder / "config.yaml", "r+") as file:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RuntimeError(
+                    f"another process is training in {self.folder}: wait for it or stop it, or begin a run elsewhere"
+                ) from None
+            yield
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one line of measurements to metrics.jsonl; `<x>nats` gets its `<x>bits` beside it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        bits = {name[:-4] + "bits": value / math.log(2) for name, value in values.items() if name.endswith("nats")}
+        line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **values, **bits}
+        path = self.folder / "metrics.jsonl"
+        try:
+            with open(path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}; free space and resume") from error
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; a crash may have left a piece of a last one."""
+        path = self.folder / "metrics.jsonl"
+        text = path.read_text() if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def save(self, step: int, state: Mapping[str, Tensor]) -> None:
+        """Write the state after `step` steps, then delete all but the last two."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        tensors[_RNG] = torch.get_rng_state()
+        with files.whole(self._state_path(step)) as partial:
+            save_file(tensors, partial, metadata={"digest": _digest(tensors)})
+        for old in self.states()[:-KEPT]:
+            self._state_path(old).unlink()
+
+    def states(self) -> list[int]:
+        """The steps there are states of, in order."""
+        return sorted(int(path.stem.split("-")[1]) for path in self.folder.glob("states/state-*.safetensors"))
+
+    def restore(self, step: int | None = None) -> tuple[int, dict[str, Tensor]]:
+        """The state after `step` steps, the last by default, once read whole and found undamaged.
+
+        What was measured after it is dropped from metrics.jsonl, and newer states are set aside.
+
+        Raises:
+            ValueError: there is none, or it is damaged; the message offers the one before.
+        """
+        states = self.states()
+        if not states or (step is not None and step not in states):
+            raise ValueError(
+                f"{self.folder} has no state to resume from{'' if step is None else f' of step {step}'}: found "
+                f"{', '.join(map(str, states)) or 'none'}; {'choose one of these' if states else 'start a new run'}"
+            )
+        step = states[-1] if step is None else step
+        state = self._read_state(step)
+        torch.set_rng_state(state.pop(_RNG))
+        for leftover in self.folder.rglob(".*.partial.*"):  # of a run that was killed while it wrote
+            leftover.unlink()
+        for newer in states[states.index(step) + 1 :]:
+            self._state_path(newer).rename(self._state_path(newer).with_suffix(".set-aside"))
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        with files.whole(self.folder / "metrics.jsonl") as partial:
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.started -= kept[-1]["seconds"] if kept else 0.0
+        return step, state
+
+    def _read_state(self, step: int) -> dict[str, Tensor]:
+        path = self._state_path(step)
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                whole = (file.metadata() or {}).get("digest") == _digest(tensors)
+        except SafetensorError:
+            whole = False
+        if not whole:
+            before = [other for other in self.states() if other < step]
+            offer = f"the one before is of step {before[-1]}: add resume_step={before[-1]}" if before else "start anew"
+            raise ValueError(f"{path} is damaged: its contents are not what was written; {offer}")
+        return tensors
+
+    def _state_path(self, step: int) -> Path:
+        return self.folder / "states" / f"state-{step:08d}.safetensors"
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
