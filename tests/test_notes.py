@@ -4,6 +4,9 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -340,6 +343,32 @@ def test_workers_change_nothing_and_pass_errors_on(ramps):
     ramps[0].path.unlink()
     with pytest.raises(FileNotFoundError, match=r"060-100.wav is not there: expected an audio file$"):
         list(notes.batches(ramps, batch=7, crop=100, seed=0, workers=1))
+
+
+LEFT = """
+    import sys, time
+    from wavenet_ae import notes
+    if __name__ == "__main__":
+        made = {"batch": 1, "crop": 10, "seed": 0, "workers": 1}
+        found = notes.load(sys.argv[1], "train")
+        left = notes.batches(found, **made)
+        next(left)
+        for note in found:
+            note.path.unlink()
+        try:
+            list(notes.batches(found, **made))
+        except FileNotFoundError as error:
+            kept = error
+        print("the end", flush=True)
+"""
+
+
+def test_a_program_ends_with_batches_half_read_and_errors_kept(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    (tmp_path / "left.py").write_text(textwrap.dedent(LEFT))  # a file: its workers are spawned
+    command = [sys.executable, str(tmp_path / "left.py"), str(tmp_path / "corpus")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "the end\n"), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The order of crops: step s is a pure function of (notes, batch, crop, seed, s), whoever computes it."""
 
 import itertools
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from wavenet_ae import audio
 from wavenet_ae.notes.corpus import Note
 
 CROPS = ("uniform", "energy")
+GRACE = 2.0  # seconds a worker goes on after SIGTERM
 _ORDER, _CROP = 0, 1  # what a die is thrown for
 
 
@@ -105,10 +108,14 @@ class _Steps(Dataset):
 
 def _in_order(dataset: _Steps, numbers: "range | itertools.count[int]", workers: int) -> Iterator[Batch]:
     loader = (dataset[step] for step in numbers) if workers == 0 else _loader(dataset, numbers, workers)
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+    batch = None
+    try:
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+    finally:  # whoever keeps the traceback keeps this frame: it must not keep the workers alive
+        del loader, batch
 
 
 def _loader(dataset: _Steps, numbers: "range | itertools.count[int]", workers: int) -> DataLoader:
@@ -130,9 +137,18 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C, and a scheduler's SIGTERM, reach every process of a group: only the parent may decide what they mean."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C, and a scheduler's SIGTERM, reach every process of a group: only the parent decides what they mean.
+
+    SIGTERM is also how a parent that ends gets rid of its workers, so it is obeyed, but late.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def obey(*_: object) -> None:
+        later = threading.Timer(GRACE, os._exit, [0])
+        later.daemon = True
+        later.start()
+
+    signal.signal(signal.SIGTERM, obey)
 
 
 def _dice(seed: int, index: int, purpose: int, count: int) -> np.ndarray:
