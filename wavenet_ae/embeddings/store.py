@@ -62,6 +62,13 @@ def encode(
     return torch.cat(parts, dim=-1)
 
 
+def silence(model: WaveNetAutoencoder) -> Float[Tensor, "dims 1"]:
+    """One frame of silence as the model encodes it, far from any edge: what fills gaps, and what fades end in."""
+    context = -(-model.encoder.context // model.hop)
+    wave = torch.zeros((2 * context + 1) * model.hop)
+    return encode(model, wave)[:, context : context + 1]
+
+
 def of_file(model: WaveNetAutoencoder, fingerprint: str, path: str | Path) -> Embedding:
     """Read and encode an audio file; pitch and velocity are read off a name such as bass_synthetic_033-036-025.wav.
 
