@@ -40,7 +40,7 @@ def main() -> None:
         "--model", nargs="+", default=["small"], choices=sorted(p.stem for p in CONF.glob("model/*.yaml"))
     )
     parser.add_argument("--engine", nargs="+", default=["cpu"], choices=["cpu", "cached"])
-    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=sampler.PRECISIONS)
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=cpu.PRECISIONS)
     parser.add_argument("--batch", nargs="+", type=int, default=[1])
     parser.add_argument("--threads", nargs="+", type=int, default=[cpu.cores()])
     parser.add_argument("--seconds", type=float, default=4.0, help="of measuring, for each row")

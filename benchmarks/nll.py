@@ -19,6 +19,7 @@ from wavenet_ae.checkpoint import describe, fingerprint
 from wavenet_ae.command import audio_model
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
+from wavenet_ae.sampler import cpu
 
 COLUMNS = {
     "precision": "", "nll": ".5f", "change": "+.5f", "worst_note": "+.5f", "mean_abs": ".5f", "max_abs": ".4f",
@@ -42,7 +43,7 @@ def main() -> None:
     chosen = spread(notes.load(asked.corpus, "test"), asked.notes)
     code, embedding = heard(model, chosen, asked.seconds)
     exact, rows = scored(model, code, embedding, "fp32", asked.threads), []
-    for precision in sampler.PRECISIONS:
+    for precision in cpu.PRECISIONS:
         log_p = exact if precision == "fp32" else scored(model, code, embedding, precision, asked.threads)
         rows.append({"precision": precision, **compared(exact, log_p, code)})
     record.show(rows, COLUMNS)

@@ -187,7 +187,7 @@ def test_small_numbers_compute_what_is_stored(tiny, precision):
 # Threads, batches, processes
 
 
-@pytest.mark.parametrize("precision", sampler.PRECISIONS)
+@pytest.mark.parametrize("precision", cpu.PRECISIONS)
 def test_neither_threads_nor_batch_nor_chunks_matter(tiny, precision):
     decoder = tiny(torch.float32, width=130, skip_width=70)
     embedding, uniform = inputs(decoder, batch=7, frames=6)

@@ -10,6 +10,7 @@ Randomness is an input, so any two engines can be compared sample by sample. `re
 """
 
 import importlib
+import math
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Protocol, runtime_checkable
@@ -21,9 +22,13 @@ from torch import Tensor
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import dice
 
-ENGINES = ("reference", "cached", "cpu")
-FASTEST_FIRST = ("cpu", "cached")
-PRECISIONS = ("fp32", "bf16", "int8")
+ENGINES = ("reference", "cached", "cpu", "batched")
+PRECISIONS = ("fp32", "bf16", "int8", "fp16")
+FASTEST = {  # by device: up to so many voices, the engine to try first. The rows of CUDA are counted, not yet measured
+    "cpu": ((math.inf, "cpu"), (math.inf, "cached")),
+    "cuda": ((math.inf, "batched"), (math.inf, "cpu"), (math.inf, "cached")),
+    "mps": ((math.inf, "cpu"), (math.inf, "cached")),
+}
 
 
 @runtime_checkable
@@ -54,9 +59,9 @@ class Voices(Protocol):
 def open_voices(
     decoder: Decoder, batch: int, *, engine: str = "auto", precision: str = "fp32", threads: int | None = None
 ) -> Voices:
-    """Voices of the engine asked for; `auto` is the fastest that can run here.
+    """Voices of the engine asked for; `auto` is the fastest for so many voices that can run where the decoder is.
 
-    `fp32` means the decoder's own number format, `bf16` and `int8` how an engine stores its weights.
+    `fp32` means the decoder's own number format, `bf16`, `fp16` and `int8` how an engine stores its weights.
     `threads` is for the engines that share work between cores (None: all of them).
 
     Raises:
@@ -65,7 +70,7 @@ def open_voices(
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if engine == "auto":
-        engine = next(name for name in FASTEST_FIRST if _unavailable(name, decoder, precision) is None)
+        engine = _fastest(decoder, batch, precision)
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}: choose one of auto, {', '.join(ENGINES)}")
     if reason := _unavailable(engine, decoder, precision):
@@ -149,8 +154,22 @@ def check_shapes(decoder: Decoder, voices: int, embedding: Tensor, samples: Tens
         )
 
 
+def _fastest(decoder: Decoder, batch: int, precision: str) -> str:
+    reasons = {}
+    for most, engine in FASTEST.get(decoder.start.weight.device.type, FASTEST["cpu"]):
+        if batch > most:
+            continue
+        reasons[engine] = _unavailable(engine, decoder, precision)
+        if reasons[engine] is None:
+            return engine
+    raise ValueError("no engine can run here: " + "; ".join(f"{name}: {why}" for name, why in reasons.items()))
+
+
 def _unavailable(engine: str, decoder: Decoder, precision: str) -> str | None:
-    return _module(engine).unavailable(decoder, precision) if engine in ENGINES else None
+    try:
+        return _module(engine).unavailable(decoder, precision)
+    except ModuleNotFoundError as error:
+        return f"it needs the package {error.name}, which is not installed"
 
 
 def _module(engine: str) -> ModuleType:

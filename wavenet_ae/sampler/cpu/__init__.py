@@ -16,6 +16,7 @@ from wavenet_ae.sampler import check_shapes
 from wavenet_ae.sampler.cpu.kernel import ABANDONED, Frame, Share, State, run
 from wavenet_ae.sampler.weights import PANEL, Packed, aligned, fold, pack
 
+PRECISIONS = ("fp32", "bf16", "int8")
 AHEAD = 8  # samples whose past taps are computed together
 PRODUCTS_A_THREAD = 2_000_000  # multiply-adds a sample that are worth a thread of their own
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, of how many, in a container
@@ -23,8 +24,8 @@ SPINS = 2000  # turns of a spin, some tens of microseconds, before a waiting thr
 
 
 def unavailable(decoder: Decoder, precision: str) -> str | None:
-    """Why this engine cannot run the decoder: it always can."""
-    return None
+    """Why this engine cannot run the decoder, or None if it can."""
+    return None if precision in PRECISIONS else f"it stores weights in {', '.join(PRECISIONS)}, not {precision}"
 
 
 class Voices:
