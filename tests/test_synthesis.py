@@ -1,11 +1,13 @@
 """A sound is its own: neither neighbours, voices nor order change a sample of it."""
 
+import threading
+
 import pytest
 import torch
 
 from wavenet_ae import mulaw, sampler
 from wavenet_ae.sampler import dice
-from wavenet_ae.synthesis import Sampling, Sound, render
+from wavenet_ae.synthesis import Sampling, Sound, _Playing, render
 
 LENGTHS = [1, 7, 8, 9, 24, 25, 40]  # of a hop of 8
 
@@ -65,6 +67,30 @@ def test_finished_sounds_are_handed_out_before_all_are_done(tiny, sounds):
     assert min(made_before.values()) < 0.6 * sum(LENGTHS), "a sound waits for no other"
     assert made_before[max(range(7), key=LENGTHS.__getitem__)] < sum(LENGTHS), "the longest begins first"
     assert list(render(tiny(), [], Sampling())) == []
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_several_devices_make_the_same_sounds_as_one(tiny, sounds, batch):
+    decoder, told = tiny(), []
+    alone = heard(decoder, sounds, engine="cached")
+    settings = Sampling(engine="cached", batch=batch, devices=("cpu", "cpu", "cpu"))
+    together = {sounds[index].name: wave for index, wave in render(decoder, sounds, settings, told.append)}
+    assert together.keys() == alone.keys()
+    assert all(torch.equal(wave, alone[name]) for name, wave in together.items())
+    assert sum(told) == sum(LENGTHS)
+
+
+def test_a_device_that_fails_ends_the_rest_and_so_does_a_listener_who_leaves(tiny, sounds, monkeypatch):
+    settings = Sampling(engine="cached", batch=1, devices=("cpu", "cpu"))
+    before = set(threading.enumerate())
+    rest = render(tiny(), sounds, settings)
+    next(rest)
+    rest.close()
+    assert set(threading.enumerate()) <= before
+    monkeypatch.setattr(_Playing, "wave", lambda playing: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(render(tiny(), sounds, settings))
+    assert set(threading.enumerate()) <= before
 
 
 @pytest.mark.parametrize("samples", [0, -1, 17])

@@ -143,6 +143,23 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
+def devices_named(names: object) -> tuple[str, ...]:
+    """The devices that share work: `all` is every GPU, None is none named.
+
+    Raises:
+        ValueError: one is not there, or is named twice.
+    """
+    if names is None:
+        return ()
+    gpus = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    several = isinstance(names, Sequence) and not isinstance(names, str)
+    devices = [str(name) for name in names] if several else gpus if names == "all" else [str(names)]  # type: ignore[attr-defined]
+    wrong = [name for name in devices if name not in ("cpu", *gpus)]
+    if wrong or not devices or len(set(devices)) < len(devices):
+        raise ValueError(f"devices is {names}: expected all, or different ones of {', '.join(gpus) or 'cpu (no GPU)'}")
+    return tuple(devices)
+
+
 def _guarded(main: Callable[[DictConfig], None], name: str) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import wavenet_ae
 from wavenet_ae import audio, checkpoint, embeddings
-from wavenet_ae.command import audio_model, command, device_named, finish, pending, required, sift
+from wavenet_ae.command import audio_model, command, device_named, devices_named, finish, pending, required, sift
 from wavenet_ae.embeddings import Embedding
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.synthesis import Sampling, Sound, render
@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     """Check all inputs, then generate them side by side, each written as soon as it is done."""
     required(cfg, "checkpoint", "input", "out")
     audio.check_subtype("wav", cfg.subtype)
-    sampling = Sampling(**{name: cfg[name] for name in SAMPLING})
+    sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
     places = pending(cfg.input, (*embeddings.SUFFIXES, *audio.SUFFIXES), cfg.out, ".wav", overwrite=cfg.overwrite)
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     sampling.open(model.decoder, 1)  # an engine that cannot run says so before anything is encoded

@@ -1,7 +1,10 @@
 """Embeddings to waves: many sounds through a few voices, each handed out as soon as it is done."""
 
+import copy
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import torch
@@ -26,7 +29,10 @@ class Sound(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How codes are drawn; see `sampler`. `batch` is how many sounds are generated side by side at most."""
+    """How codes are drawn; see `sampler`. `batch` is how many sounds are generated side by side at most.
+
+    With several `devices` sounds are split between them, so many on each; none means where the decoder is.
+    """
 
     engine: str = "auto"
     precision: str = "fp32"
@@ -35,6 +41,7 @@ class Sampling:
     seed: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -74,12 +81,35 @@ def render(
     if not sounds:
         return
     waiting = sorted(range(len(sounds)), key=lambda i: sounds[i].samples)
-    rounds = -(-len(sounds) // sampling.batch)
-    batch = -(-len(sounds) // rounds)  # Speed: nine sounds are five and four, not eight and one
-    voices = sampling.open(decoder, batch)
-    playing = [_Playing(i, sounds[i], decoder.hop) for i in (waiting.pop() for _ in range(batch))]
+    if sampling.devices:
+        yield from _shared(decoder, sounds, waiting, sampling, progress)
+    else:
+        yield from _rendered(decoder, sounds, waiting, sampling, progress)
+
+
+def _batch(sounds: Sequence[Sound], sampling: Sampling) -> int:
+    """Voices on each device. Speed: nine sounds are five and four, not eight and one."""
+    devices = max(1, len(sampling.devices))
+    rounds = -(-len(sounds) // (sampling.batch * devices))
+    return -(-len(sounds) // (rounds * devices))
+
+
+def _rendered(
+    decoder: Decoder,
+    sounds: Sequence[Sound],
+    waiting: list[int],
+    sampling: Sampling,
+    progress: Callable[[int], object],
+) -> Iterator[tuple[int, Float[Tensor, " samples"]]]:
+    """Take sounds from the end of `waiting`, which others may do too, until there is none."""
+    device = decoder.start.weight.device
+    first = [index for index in (_taken(waiting) for _ in range(_batch(sounds, sampling))) if index is not None]
+    if not first:
+        return
+    voices = sampling.open(decoder, len(first))
+    playing = [_Playing(i, sounds[i], decoder.hop) for i in first]
     while any(not each.done for each in playing):
-        embedding = torch.stack([each.frame() for each in playing])
+        embedding = torch.stack([each.frame() for each in playing]).to(device)
         uniform = torch.stack([each.dice(sampling.seed) for each in playing])
         codes = voices.generate(embedding, uniform, sampling.temperature, sampling.top_p)
         progress(sum(each.wanted() for each in playing))
@@ -87,10 +117,80 @@ def render(
             if each.done or not each.hear(codes[slot]):
                 continue
             yield each.index, each.wave()
-            if waiting:
-                following = waiting.pop()
+            following = _taken(waiting)
+            if following is not None:
                 playing[slot] = _Playing(following, sounds[following], decoder.hop)
                 voices.restart(slot)
+
+
+def _shared(
+    decoder: Decoder,
+    sounds: Sequence[Sound],
+    waiting: list[int],
+    sampling: Sampling,
+    progress: Callable[[int], object],
+) -> Iterator[tuple[int, Float[Tensor, " samples"]]]:
+    """A thread and a copy of the decoder for each device; all that they make is told and handed out here."""
+    said: SimpleQueue[object] = SimpleQueue()
+    stopped = threading.Event()
+
+    def told(samples: int) -> None:
+        said.put(samples)
+        if stopped.is_set():
+            raise _Stopped
+
+    def work(device: str) -> None:
+        error: BaseException | None = None
+        try:
+            for made in _rendered(copy.deepcopy(decoder).to(device), sounds, waiting, sampling, told):
+                said.put(made)
+        except BaseException as reason:
+            error = reason
+        said.put(_End(error))
+
+    threads = [threading.Thread(target=work, args=(device,)) for device in sampling.devices]
+    try:
+        for thread in threads:
+            thread.start()
+        yield from _heard(said, len(threads), progress)
+    finally:  # also an interrupt, or nobody asking for the rest: a frame later no thread is left
+        stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+def _heard(
+    said: SimpleQueue[object], devices: int, progress: Callable[[int], object]
+) -> Iterator[tuple[int, Float[Tensor, " samples"]]]:
+    """Sounds as the devices say them, until each has said that it has no more; a failure is raised here."""
+    while devices:
+        message = said.get()
+        if isinstance(message, int):
+            progress(message)
+        elif not isinstance(message, _End):
+            yield message  # type: ignore[misc]
+        elif message.error is None:
+            devices -= 1
+        else:
+            raise message.error
+
+
+class _Stopped(Exception):
+    """Nobody waits for this device's sounds any more."""
+
+
+class _End(NamedTuple):
+    """A device has no more to do, or failed."""
+
+    error: BaseException | None
+
+
+def _taken(waiting: list[int]) -> int | None:
+    """The next sound, which nobody else then takes (a list's pop is one step)."""
+    try:
+        return waiting.pop()
+    except IndexError:
+        return None
 
 
 class _Playing:
