@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import torch
 
-from wavenet_ae.sampler.cpu.vector import multiply
+from wavenet_ae.sampler.cpu.vector import COLUMNS, multiply
 from wavenet_ae.sampler.weights import PANEL, aligned
 
 REPEATS = 5
@@ -39,9 +39,9 @@ def _read(words, times):
 @numba.njit(nogil=True)
 @no_type_check
 def _multiply(weights, x, out, inputs, times):
-    """One panel times four columns, all of it in the nearest cache."""
+    """One panel times eight columns, all of it in the nearest cache."""
     for _ in range(times):
-        multiply(weights, 0, x, 0, inputs, inputs, out, 0, PANEL, 4, 1)
+        multiply(weights, 0, 0, x, 0, inputs, inputs, out, 0, PANEL, COLUMNS, 1)
 
 
 def read_rate(size: int, threads: int) -> float:
@@ -57,9 +57,12 @@ def multiply_rate(threads: int) -> float:
     inputs, times = 128, 20_000
     work = []
     for _ in range(threads):
-        arrays = [aligned(np.zeros(size), np.dtype(np.float32)) for size in (inputs * PANEL, inputs * 4, PANEL * 4)]
+        arrays = [
+            aligned(np.zeros(size), np.dtype(np.float32))
+            for size in (inputs * PANEL, inputs * COLUMNS, PANEL * COLUMNS)
+        ]
         work.append(partial(_multiply, *arrays, inputs, times))
-    ours = threads * times * inputs * PANEL * 4 / _fastest(work)
+    ours = threads * times * inputs * PANEL * COLUMNS / _fastest(work)
     torch.set_num_threads(threads)
     square = torch.ones(1536, 1536)
     return max(ours, 1536**3 / _fastest([lambda: square @ square]))

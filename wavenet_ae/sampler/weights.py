@@ -9,7 +9,7 @@ from torch import nn
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 
-PANEL = 64  # rows of a matrix that are stored together, input by input: [inputs, PANEL]
+PANEL = 32  # rows of a matrix that are stored together, input by input: [inputs, PANEL]
 HALF = PANEL // 2  # a panel of gates holds the sigmoid rows of HALF channels, then their tanh rows
 BF16_PAIR = np.arange(PANEL).reshape(-1, 2, 16).transpose(0, 2, 1).ravel()  # rows r, r + 16 share a 32-bit word
 

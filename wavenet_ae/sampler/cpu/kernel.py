@@ -154,13 +154,12 @@ def look_back(w, s, clock, low, high):
             for c in range(columns):
                 for r in range(low, high):
                     flat[to + c * rows + r] = 0
-            for r in range(low, high, PANEL):
-                matrix = ((i - 1) * rows + r) * (taps - 1) * width
-                for tap in range(taps - 1):
-                    slot = s.ring_at[i] + (clock + tap * w.dilation[i]) % s.slots[i] * voices * width
-                    multiply(
-                        w.past, matrix + tap * width * PANEL, s.ring, slot, width, width, flat, to + r, rows, columns, 1
-                    )
+            inputs, panels = (taps - 1) * width, (high - low) // PANEL
+            for tap in range(taps - 1):
+                matrix = ((i - 1) * rows + low) * inputs + tap * width * PANEL
+                x = s.ring_at[i] + (clock + tap * w.dilation[i]) % s.slots[i] * voices * width
+                stride, out = inputs * PANEL, to + low
+                multiply(w.past, matrix, stride, s.ring, x, width, width, flat, out, rows, columns, panels)
 
 
 @_inlined
@@ -172,8 +171,9 @@ def open_gates(w, s, i, clock, sums, low, high):
     for v in range(voices):
         for r in range(low, high):
             sums[v * rows + r] = 0
-    x_at, matrix = s.ring_at[i] + clock % s.slots[i] * voices * width, ((i - 1) * rows + low) * width
-    multiply(w.current, matrix, s.ring, x_at, width, width, sums, low, rows, voices, (high - low) // PANEL)
+    x, matrix = s.ring_at[i] + clock % s.slots[i] * voices * width, ((i - 1) * rows + low) * width
+    panels = (high - low) // PANEL
+    multiply(w.current, matrix, width * PANEL, s.ring, x, width, width, sums, low, rows, voices, panels)
     now = clock % s.batched[i]
     for v in range(voices):
         at = v * rows
@@ -190,8 +190,8 @@ def carry_on(w, s, i, clock, sums, low, high):
     voices, width = s.level.shape[0], w.start.shape[1]
     for at in range(voices * width):
         sums[at] = 0
-    panels = (high - low) // PANEL
-    multiply(w.residual, (i * width + low) * width, s.gated, 0, width, width, sums, low, width, voices, panels)
+    panels, stride = (high - low) // PANEL, width * PANEL
+    multiply(w.residual, (i * width + low) * width, stride, s.gated, 0, width, width, sums, low, width, voices, panels)
     old, to = clock % s.slots[i] * voices * width, clock % s.slots[i + 1] * voices * width
     for v in range(voices):
         before, x, sum_at = s.ring_at[i] + old + v * width, s.ring_at[i + 1] + to + v * width, v * width
@@ -213,8 +213,8 @@ def speak(w, s, i, sums, low, high):
     voices, skip, width = s.level.shape[0], w.said.shape[1], w.start.shape[1]
     for at in range(voices * skip):
         sums[at] = 0
-    panels = (high - low) // PANEL
-    multiply(w.skip, (i * skip + low) * width, s.gated, 0, width, width, sums, low, skip, voices, panels)
+    panels, stride = (high - low) // PANEL, width * PANEL
+    multiply(w.skip, (i * skip + low) * width, stride, s.gated, 0, width, width, sums, low, skip, voices, panels)
     for v in range(voices):
         at = v * skip
         if i == 0:
@@ -245,7 +245,8 @@ def conclude(matrix, bias, x, inputs, out, low, high):
     for v in range(voices):
         for r in range(low, high):
             out[v * size + r] = bias[min(v, bias.shape[0] - 1), r]
-    multiply(matrix, low * inputs, x, 0, inputs, inputs, out, low, size, voices, (high - low) // PANEL)
+    panels, stride = (high - low) // PANEL, inputs * PANEL
+    multiply(matrix, low * inputs, stride, x, 0, inputs, inputs, out, low, size, voices, panels)
 
 
 @_inlined

@@ -1,8 +1,9 @@
 """What the CPU kernel needs and numba cannot say: products of panels held in registers, and atomics.
 
 A panel is `PANEL` rows of a matrix stored input by input, [inputs, PANEL], so that a product reads memory
-straight through. Each output is one chain of fused multiply-adds over the inputs in order: it does not
-depend on how many columns are multiplied together, nor on which thread does it.
+straight through. A tile is what one product keeps in registers: a panel by eight columns, or two panels by
+fewer. Each output is one chain of fused multiply-adds over the inputs in order: it does not depend on how
+many columns or panels are multiplied together, nor on which thread does it.
 """
 
 import platform
@@ -18,8 +19,11 @@ from numba.extending import intrinsic
 from wavenet_ae.sampler.weights import PANEL
 
 LANES = 16
-VECTORS = PANEL // LANES  # 4: with 4 columns that is 16 sums in registers
+VECTORS = PANEL // LANES
 UNROLL = 4  # inputs per turn of the loop; their number must be a multiple of it
+LINE = 64  # bytes of a cache line
+COLUMNS = 8  # of the widest tile: with one panel's two vectors that is 16 sums in registers
+AHEAD = 8192  # bytes that the widest tile asks for in advance: it multiplies too long for the hardware to do so
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
@@ -63,30 +67,33 @@ def _rows(builder: Any, pointer: Any, stored: Any, real: Any) -> list[Any]:
     return [_load(builder, at(LANES * v), real) for v in range(VECTORS)]
 
 
-def _tile(columns: int) -> Any:
-    """An intrinsic that adds a panel times `columns` columns to what stands in `out`."""
+def _tile(panels: int, columns: int) -> Any:
+    """An intrinsic that adds so many panels times so many columns to what stands in `out`."""
 
     @no_type_check
-    def tile(typing, weights, panel, x, x_at, x_stride, inputs, out, out_at, out_stride):  # noqa: PLR0913, PLR0917
+    def tile(typing, weights, panel, stride, x, x_at, x_stride, inputs, out, out_at, out_stride):  # noqa: PLR0913, PLR0917
         @no_type_check
         def codegen(context, builder, signature, args):
-            weight = _pointer(context, builder, signature.args[0], args[0], args[1])
-            first_x = _pointer(context, builder, signature.args[2], args[2], args[3])
-            first_out = _pointer(context, builder, signature.args[6], args[6], args[7])
-            xs = [builder.gep(first_x, [builder.mul(args[4], I64(c))]) for c in range(columns)]
-            rows = [builder.gep(first_out, [builder.mul(args[8], I64(c))]) for c in range(columns)]
-            outs = [builder.gep(row, [I64(LANES * v)]) for row in rows for v in range(VECTORS)]
-            real = context.get_data_type(signature.args[2].dtype)
-            _accumulate(builder, weight, signature.args[0].dtype, xs, outs, args[5], real)
+            first_panel = _pointer(context, builder, signature.args[0], args[0], args[1])
+            first_x = _pointer(context, builder, signature.args[3], args[3], args[4])
+            first_out = _pointer(context, builder, signature.args[7], args[7], args[8])
+            starts = [builder.gep(first_panel, [builder.mul(args[2], I64(p))]) for p in range(panels)]
+            xs = [builder.gep(first_x, [builder.mul(args[5], I64(c))]) for c in range(columns)]
+            rows = [builder.gep(first_out, [builder.mul(args[9], I64(c))]) for c in range(columns)]
+            outs = [builder.gep(row, [I64(LANES * v)]) for row in rows for v in range(panels * VECTORS)]
+            real = context.get_data_type(signature.args[3].dtype)
+            _accumulate(builder, starts, signature.args[0].dtype, xs, outs, args[6], real)
             return context.get_dummy_value()
 
         at = types.int64
-        return types.void(weights, at, x, at, at, at, out, at, at), codegen
+        return types.void(weights, at, at, x, at, at, at, out, at, at), codegen
 
     return intrinsic(tile)
 
 
-def _accumulate(builder: Any, weight: Any, stored: Any, xs: Any, outs: Any, inputs: Any, real: Any) -> None:
+def _accumulate(
+    builder: Any, panels: list[Any], stored: Any, xs: list[Any], outs: list[Any], inputs: Any, real: Any
+) -> None:
     """The loop over inputs: each of the sums at `outs` stays in a register."""
     vector = ir.VectorType(real, LANES)
     name = f"llvm.fmuladd.v{LANES}f{32 if isinstance(real, ir.FloatType) else 64}"
@@ -99,10 +106,13 @@ def _accumulate(builder: Any, weight: Any, stored: Any, xs: Any, outs: Any, inpu
     running = list(sums)
     for step in range(UNROLL):
         now = builder.add(k, I64(step))
-        rows = _rows(builder, builder.gep(weight, [builder.mul(now, I64(PANEL))]), stored, real)
+        here = [builder.gep(panel, [builder.mul(now, I64(PANEL))]) for panel in panels]
+        if len(xs) == COLUMNS and step * PANEL * stored.bitwidth % (8 * LINE) == 0:
+            _ask_for(builder, here[0], max(1, PANEL * stored.bitwidth // (8 * LINE)))
+        rows = [row for pointer in here for row in _rows(builder, pointer, stored, real)]
         values = [_splat(builder, builder.load(builder.gep(x, [now]))) for x in xs]
         for at, total in enumerate(running):
-            running[at] = builder.call(fma, [rows[at % VECTORS], values[at // VECTORS], total])
+            running[at] = builder.call(fma, [rows[at % len(rows)], values[at // len(rows)], total])
     after = builder.add(k, I64(UNROLL))
     for phi, first, then in zip([k, *sums], [I64(0), *before], [after, *running], strict=True):
         phi.add_incoming(first, entry)
@@ -113,23 +123,58 @@ def _accumulate(builder: Any, weight: Any, stored: Any, xs: Any, outs: Any, inpu
         builder.store(total, builder.bitcast(pointer, vector.as_pointer())).align = 4
 
 
-tile_1, tile_2, tile_4 = _tile(1), _tile(2), _tile(4)
+def _ask_for(builder: Any, pointer: Any, lines: int) -> None:
+    """Have the lines that lie AHEAD brought into the second cache. Past the end of an array this does nothing."""
+    address = ir.IntType(8).as_pointer()
+    signature = ir.FunctionType(ir.VoidType(), [address, I32, I32, I32])
+    prefetch = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+    for line in range(lines):
+        there = builder.gep(builder.bitcast(pointer, address), [I64(AHEAD + LINE * line)])
+        builder.call(prefetch, [there, I32(0), I32(2), I32(1)])  # to read, into level 2, data
+
+
+one_1, one_2, one_4, one_8 = (_tile(1, columns) for columns in (1, 2, 4, 8))
+two_1, two_2, two_4 = (_tile(2, columns) for columns in (1, 2, 4))
 
 
 @numba.njit(nogil=True, error_model="numpy")
 @no_type_check
-def multiply(weights, at, x, x_at, inputs, x_stride, out, out_at, out_stride, columns, panels):  # noqa: PLR0913, PLR0917
-    """Add panels of a matrix times columns of x to columns of out."""
+def multiply(  # noqa: PLR0912, PLR0913, PLR0917, C901
+    weights, at, stride, x, x_at, inputs, x_stride, out, out_at, out_stride, columns, panels
+):
+    """Add panels of a matrix, `stride` weights apart, times columns of x to columns of out."""
+    wide = columns // COLUMNS * COLUMNS
     for panel in range(panels):
-        here, to, c = at + panel * inputs * PANEL, out_at + panel * PANEL, 0
-        while columns - c >= 4:
-            tile_4(weights, here, x, x_at + c * x_stride, x_stride, inputs, out, to + c * out_stride, out_stride)
-            c += 4
-        if columns - c >= 2:
-            tile_2(weights, here, x, x_at + c * x_stride, x_stride, inputs, out, to + c * out_stride, out_stride)
-            c += 2
-        if columns - c == 1:
-            tile_1(weights, here, x, x_at + c * x_stride, x_stride, inputs, out, to + c * out_stride, out_stride)
+        here, to = at + panel * stride, out_at + panel * PANEL
+        for c in range(0, wide, COLUMNS):
+            x_c, to_c = x_at + c * x_stride, to + c * out_stride
+            one_8(weights, here, stride, x, x_c, x_stride, inputs, out, to_c, out_stride)
+    panel = 0
+    while panel < panels and wide < columns:
+        both = panel + 1 < panels
+        here, c = at + panel * stride, wide
+        while c < columns:
+            left = columns - c
+            x_c, to_c = x_at + c * x_stride, out_at + panel * PANEL + c * out_stride
+            if left >= 4:
+                if both:
+                    two_4(weights, here, stride, x, x_c, x_stride, inputs, out, to_c, out_stride)
+                else:
+                    one_4(weights, here, stride, x, x_c, x_stride, inputs, out, to_c, out_stride)
+                c += 4
+            elif left >= 2:
+                if both:
+                    two_2(weights, here, stride, x, x_c, x_stride, inputs, out, to_c, out_stride)
+                else:
+                    one_2(weights, here, stride, x, x_c, x_stride, inputs, out, to_c, out_stride)
+                c += 2
+            else:
+                if both:
+                    two_1(weights, here, stride, x, x_c, x_stride, inputs, out, to_c, out_stride)
+                else:
+                    one_1(weights, here, stride, x, x_c, x_stride, inputs, out, to_c, out_stride)
+                c += 1
+        panel += 2
 
 
 @intrinsic
