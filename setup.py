@@ -28,15 +28,18 @@ setup(
         "soundfile>=0.12,<1",  # wav, flac, ogg, mp3, aiff; seek and partial reads
         "soxr>=0.3.7",  # resampling from rates that have little in common with 16 kHz
         "librosa>=0.10.2,<1",  # constant-Q transform, pitch tracking, onsets
+        "scikit-learn>=1.3,<2",  # linear probes and covariances of the evaluation; librosa needs it anyway
         "matplotlib>=3.8,<4",  # rainbowgrams
         "hydra-core>=1.3.2,<1.4",
         "omegaconf>=2.3,<2.4",
         "safetensors>=0.4,<1",  # checkpoints without pickle
         "tensorboard>=2.15",
+        "mido>=1.3,<2",  # MIDI files
         "tqdm>=4.66",
         "jaxtyping>=0.2.34",  # tensor shapes in signatures, checked by the tests
     ],
     extras_require={
+        "cuda": ["cuda-core>=0.5"],  # launches the persistent kernel; torch brings the compiler
         "dev": [
             "beartype>=0.18",
             "build>=1.2",
@@ -44,6 +47,7 @@ setup(
             "mypy>=1.10",
             "pytest>=8",
             "ruff>=0.6",
+            "sfzlint>=0.1.4",
             "setuptools>=70",
             "wheel>=0.43",
         ],
