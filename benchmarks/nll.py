@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true", help="print only")
     asked = parser.parse_args()
     model, meta = audio_model(asked.checkpoint), describe(asked.checkpoint)
+    if not isinstance(model, WaveNetAutoencoder):
+        parser.error(f"{asked.checkpoint} holds a {type(model).__name__}: expected a WaveNetAutoencoder")
     chosen = spread(notes.load(asked.corpus, "test"), asked.notes)
     code, embedding = heard(model, chosen, asked.seconds)
     exact, rows = scored(model, code, embedding, "fp32", asked.threads), []

@@ -19,8 +19,9 @@ from torch import nn
 from wavenet_ae import checkpoint, models, mulaw, notes
 from wavenet_ae.command import CONF
 from wavenet_ae.training.clock import Clock, Plan
+from wavenet_ae.training.descent import Diverged
 from wavenet_ae.training.loop import Hooks, Loop
-from wavenet_ae.training.objectives import Diverged, Likelihood
+from wavenet_ae.training.objectives import Likelihood
 from wavenet_ae.training.run import Run
 from wavenet_ae.training.schedule import MovingAverage, Steps
 
@@ -194,6 +195,8 @@ def test_one_note_is_learnt_by_heart():
 
 class Counting:
     """An objective that counts instead of learning."""
+
+    unit = "nats"
 
     def __init__(self, diverge_at=None, spoilt_at=None):
         self.steps, self.diverge_at, self.spoilt_at = 0, diverge_at, spoilt_at

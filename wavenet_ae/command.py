@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from wavenet_ae import checkpoint, files
-from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae.models.autoencoder import Autoencoder
 
 _INSIDE = Path(__file__).parent / "conf"  # in an installed wheel
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / "conf"  # in a checkout
@@ -90,15 +90,15 @@ def pending(inputs: object, suffixes: Iterable[str], out: object, suffix: str, *
     return {path: place for path, place in places.items() if path not in done}
 
 
-def audio_model(path: str) -> WaveNetAutoencoder:
-    """The WaveNet autoencoder in a checkpoint.
+def audio_model(path: str) -> Autoencoder:
+    """The autoencoder of sounds in a checkpoint, of whichever kind.
 
     Raises:
         ValueError: it holds another kind of model.
     """
     model = checkpoint.load(path)
-    if not isinstance(model, WaveNetAutoencoder):
-        raise ValueError(f"{path} holds a {type(model).__name__}: expected a WaveNetAutoencoder")
+    if not isinstance(model, Autoencoder):
+        raise ValueError(f"{path} holds a {type(model).__name__}: expected an autoencoder of sounds")
     return model
 
 

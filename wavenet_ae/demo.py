@@ -19,7 +19,7 @@ from tqdm import tqdm
 from wavenet_ae import audio, checkpoint, embeddings, figures, notes, page
 from wavenet_ae.command import Failed, audio_model, command
 from wavenet_ae.embeddings import Embedding
-from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae.models.autoencoder import Autoencoder
 from wavenet_ae.notes import Note
 from wavenet_ae.page import Cell, Section
 from wavenet_ae.synthesis import Sampling, Sound, render
@@ -100,7 +100,7 @@ def _two_notes(test: list[Note]) -> list[Note]:
 
 
 def _generate(
-    cfg: DictConfig, model: WaveNetAutoencoder, pair: list[Note], originals: dict[str, torch.Tensor], out: Path
+    cfg: DictConfig, model: Autoencoder, pair: list[Note], originals: dict[str, torch.Tensor], out: Path
 ) -> dict[str, torch.Tensor]:
     """Both reconstructions and the mix, side by side; embeddings and sounds are written too."""
     fingerprint = checkpoint.fingerprint(model)

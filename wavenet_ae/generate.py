@@ -10,7 +10,6 @@ Examples:
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
@@ -18,10 +17,10 @@ import wavenet_ae
 from wavenet_ae import audio, checkpoint, embeddings
 from wavenet_ae.command import audio_model, command, device_named, devices_named, finish, pending, required, sift
 from wavenet_ae.embeddings import Embedding
-from wavenet_ae.models.wavenet import WaveNetAutoencoder
-from wavenet_ae.synthesis import Sampling, Sound, render
+from wavenet_ae.models.autoencoder import Autoencoder
+from wavenet_ae.synthesis import Sampling, Sound, render, sound
 
-SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p")
+SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
 
 
 @command
@@ -32,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
     places = pending(cfg.input, (*embeddings.SUFFIXES, *audio.SUFFIXES), cfg.out, ".wav", overwrite=cfg.overwrite)
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
-    sampling.open(model.decoder, 1)  # an engine that cannot run says so before anything is encoded
+    sampling.check(model.decoder)  # an engine that cannot run says so before anything is encoded
     fingerprint = checkpoint.fingerprint(model)
     sounds: dict[Path, Sound] = {}
 
@@ -66,9 +65,7 @@ def main(cfg: DictConfig) -> None:
     finish(len(paths), f"sounds in {cfg.out}", faults)
 
 
-def _sound(
-    model: WaveNetAutoencoder, embedding: Embedding, path: Path, pitch: int | None, seconds: float | None
-) -> Sound:
+def _sound(model: Autoencoder, embedding: Embedding, path: Path, pitch: int | None, seconds: float | None) -> Sound:
     """What is to be heard of an embedding, called as its source is, which keys its dice."""
     dims, hop = embedding.values.shape[0], embedding.hop
     if (dims, hop) != (model.embedding_dims, model.hop):
@@ -80,11 +77,8 @@ def _sound(
         raise ValueError(
             f"{path} does not say its pitch and the model is conditioned on it: add pitch=... (MIDI, 0 to 127)"
         )
-    device = next(model.parameters()).device
-    wanted = None if pitch is None else torch.tensor([pitch], device=device)
     samples = embedding.samples if seconds is None else min(embedding.samples, round(seconds * audio.SAMPLE_RATE))
-    with torch.inference_mode():
-        return Sound(embedding.source, model.condition(embedding.values[None].to(device), wanted)[0], samples)
+    return sound(model, embedding.source, embedding.values, samples, pitch)
 
 
 if __name__ == "__main__":

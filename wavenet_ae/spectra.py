@@ -155,10 +155,7 @@ def griffin_lim(
     Raises:
         ValueError: as `istft`, or iterations is below 0, or momentum is not in [0, 1].
     """
-    if iterations < 0 or not 0 <= momentum <= 1:
-        raise ValueError(
-            f"iterations is {iterations} and momentum {momentum}: expected at least 0, and from 0 (plain) to 1"
-        )
+    check_griffin_lim(iterations, momentum)
     magnitude, phase = (_fit(each, 1 + samples // hop) for each in (magnitude, phase))
     spectrum, before = torch.polar(magnitude, phase), None
     for _ in range(iterations):
@@ -166,6 +163,18 @@ def griffin_lim(
         ahead = consistent if before is None else consistent - momentum / (1 + momentum) * before
         spectrum, before = magnitude * ahead.sgn(), consistent
     return istft(spectrum, samples=samples, hop=hop)
+
+
+def check_griffin_lim(iterations: int, momentum: float) -> None:
+    """Refuse settings of `griffin_lim` that mean nothing.
+
+    Raises:
+        ValueError: iterations is below 0, or momentum is not in [0, 1].
+    """
+    if iterations < 0 or not 0 <= momentum <= 1:
+        raise ValueError(
+            f"iterations is {iterations} and momentum {momentum}: expected at least 0, and from 0 (plain) to 1"
+        )
 
 
 def _fit(frames: Tensor, count: int) -> Tensor:

@@ -1,6 +1,7 @@
-"""Embeddings to waves: many sounds through a few voices, each handed out as soon as it is done."""
+"""Embeddings to waves, whatever made them: sampled through a few voices, or spectrograms inverted."""
 
 import copy
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from wavenet_ae import mulaw, sampler
-from wavenet_ae.models.wavenet import Decoder
+from wavenet_ae import mulaw, sampler, spectra
+from wavenet_ae.models import spectral, wavenet
+from wavenet_ae.models.autoencoder import Autoencoder
 from wavenet_ae.sampler import dice
 
 
@@ -27,11 +29,27 @@ class Sound(NamedTuple):
     samples: int
 
 
+def sound(
+    model: Autoencoder, name: str, embedding: Float[Tensor, "dims frames"], samples: int, pitch: int | None = None
+) -> Sound:
+    """What is to be heard of an embedding: told the pitch, where the model's decoder is.
+
+    Raises:
+        ValueError: the embedding is of another kind of model, or the model needs a pitch from 0 to 127.
+    """
+    if len(embedding) != model.embedding_dims:
+        raise ValueError(f"{name} holds {len(embedding)} numbers a frame, the model reads {model.embedding_dims}")
+    wanted = None if pitch is None else torch.tensor([pitch], device=model.device)
+    with torch.inference_mode():
+        return Sound(name, model.condition(embedding[None].to(model.device), wanted)[0], samples)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How codes are drawn; see `sampler`. `batch` is how many sounds are generated side by side at most.
 
     With several `devices` sounds are split between them, so many on each; none means where the decoder is.
+    `iterations` and `momentum` are those of `spectra.griffin_lim`: all that a spectral model needs beside the seed.
     """
 
     engine: str = "auto"
@@ -42,6 +60,8 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     devices: tuple[str, ...] = ()
+    iterations: int = 100
+    momentum: float = 0.99
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
@@ -49,8 +69,18 @@ class Sampling:
         dice.throw(self.seed, 0, 0, 1)
         if self.batch < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"batch is {self.batch} and threads {self.threads}: expected at least 1 of each")
+        spectra.check_griffin_lim(self.iterations, self.momentum)
 
-    def open(self, decoder: Decoder, voices: int) -> sampler.Voices:
+    def check(self, decoder: nn.Module) -> None:
+        """Refuse before long work what cannot run here.
+
+        Raises:
+            ValueError: the engine cannot run this decoder.
+        """
+        if isinstance(decoder, wavenet.Decoder):
+            self.open(decoder, 1)
+
+    def open(self, decoder: wavenet.Decoder, voices: int) -> sampler.Voices:
         """Voices of the engine asked for.
 
         Raises:
@@ -60,19 +90,19 @@ class Sampling:
 
 
 def render(
-    decoder: Decoder,
+    decoder: nn.Module,
     sounds: Sequence[Sound],
     sampling: Sampling,
     progress: Callable[[int], object] = lambda samples: None,
 ) -> Iterator[tuple[int, Float[Tensor, " samples"]]]:
     """Yield (index, wave) of each sound as it is finished; `progress` is told of samples as they are made.
 
-    The longest begin first, and a voice that is done takes the next sound at once. A sound does not depend
-    on its neighbours.
+    `decoder` is that of any `Autoencoder`. A sound does not depend on its neighbours.
 
     Raises:
         ValueError: a sound has no frames or more samples than its frames give, or the engine cannot run.
     """
+    assert isinstance(decoder, wavenet.Decoder | spectral.Decoder), f"{type(decoder).__name__} makes no sound"
     for sound in sounds:
         if not 0 < sound.samples <= sound.embedding.shape[-1] * decoder.hop:
             raise ValueError(
@@ -80,11 +110,34 @@ def render(
             )
     if not sounds:
         return
+    if isinstance(decoder, spectral.Decoder):
+        yield from _inverted(decoder, sounds, sampling, progress)
+        return
     waiting = sorted(range(len(sounds)), key=lambda i: sounds[i].samples)
     if sampling.devices:
         yield from _shared(decoder, sounds, waiting, sampling, progress)
     else:
         yield from _rendered(decoder, sounds, waiting, sampling, progress)
+
+
+def _inverted(
+    decoder: spectral.Decoder, sounds: Sequence[Sound], sampling: Sampling, progress: Callable[[int], object]
+) -> Iterator[tuple[int, Float[Tensor, " samples"]]]:
+    """Through Griffin-Lim from a phase of the sound's own dice, one after the other: each is a matter of a second."""
+    for index, sound in enumerate(sounds):
+        with torch.inference_mode():
+            magnitude = decoder.magnitude(sound.embedding[None].to(decoder.out.weight.device))[0]
+            uniform = dice.throw(sampling.seed, dice.note_key(sound.name), 0, magnitude.numel()).view(magnitude.shape)
+            wave = spectra.griffin_lim(
+                magnitude,
+                (math.pi * (2 * uniform - 1)).to(magnitude),
+                samples=sound.samples,
+                iterations=sampling.iterations,
+                momentum=sampling.momentum,
+                hop=decoder.n_fft // 4,
+            )
+        progress(sound.samples)
+        yield index, wave.clone().cpu()
 
 
 def _batch(sounds: Sequence[Sound], sampling: Sampling) -> int:
@@ -95,7 +148,7 @@ def _batch(sounds: Sequence[Sound], sampling: Sampling) -> int:
 
 
 def _rendered(
-    decoder: Decoder,
+    decoder: wavenet.Decoder,
     sounds: Sequence[Sound],
     waiting: list[int],
     sampling: Sampling,
@@ -124,7 +177,7 @@ def _rendered(
 
 
 def _shared(
-    decoder: Decoder,
+    decoder: wavenet.Decoder,
     sounds: Sequence[Sound],
     waiting: list[int],
     sampling: Sampling,

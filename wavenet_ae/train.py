@@ -6,7 +6,7 @@ Examples:
     python -m wavenet_ae.train resume=runs/small-2026-11-20_12-00-00 steps=50000
         go on exactly where that run stopped, and further
     python -m wavenet_ae.train experiment=nsynth notes.root=/data/nsynth device=cuda
-        the published model and recipe
+        the published model and recipe; experiment=baseline is the spectral one it was compared with
 
 Ctrl-C (or SIGTERM) ends a run after the step under way, with its state saved. Watch it with
     tensorboard --logdir runs
@@ -16,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -24,13 +25,15 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from wavenet_ae import audio, checkpoint, models, notes
 from wavenet_ae.command import command, device_named, made
+from wavenet_ae.models.spectral import SpectralAutoencoder
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
 from wavenet_ae.synthesis import Sampling
 from wavenet_ae.training.clock import Plan
+from wavenet_ae.training.descent import Descent, Diverged
 from wavenet_ae.training.listening import Listener
 from wavenet_ae.training.loop import Hooks, Loop
-from wavenet_ae.training.objectives import Diverged, Likelihood
+from wavenet_ae.training.objectives import Likelihood, Reconstruction
 from wavenet_ae.training.run import Run
 
 PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
@@ -71,7 +74,7 @@ def main(cfg: DictConfig) -> None:
             raise RuntimeError(f"{error}; {rest}") from error
         finally:
             board.close()
-    print(_summary(run, step, ended))
+    print(_summary(run, objective, step, ended))
 
 
 def _settled(cfg: DictConfig) -> DictConfig:
@@ -131,37 +134,50 @@ def _corpora(cfg: DictConfig) -> tuple[list[Note], list[Note]]:
     return train, valid
 
 
-def _objective(cfg: DictConfig) -> Likelihood:
+def _objective(cfg: DictConfig) -> Descent:
     """The model on its device, its optimizer and what is minimised."""
     device = device_named(cfg.device)
     torch.set_num_threads(cfg.threads)
     torch.manual_seed(cfg.seed)
     model = models.build(_plain(cfg.model))
-    if not isinstance(model, WaveNetAutoencoder):
-        raise ValueError(f"{type(model).__name__} cannot be trained by likelihood: expected a WaveNetAutoencoder")
-    if cfg.crop < 1 or cfg.crop % model.hop:
-        raise ValueError(f"crop is {cfg.crop}: expected a multiple of the model's hop, {model.hop}")
-    if not 0 <= cfg.skip < cfg.crop:
-        raise ValueError(f"skip is {cfg.skip}: expected at least 0 and less than the crop, {cfg.crop}")
+    kind, own = _kind(cfg, model)
     formats = {"fp32": None, "bf16": torch.bfloat16}
     if cfg.precision not in formats:
         raise ValueError(f"unknown precision {cfg.precision!r}: choose one of auto, {', '.join(formats)}")
     rate = made(cfg.schedule)
     rate.check(cfg.steps)
     model.to(device)
-    return Likelihood(
+    return kind(
         model,
         made(cfg.optimizer)(model.parameters(), lr=rate(0)),
         rate,
         ema_decay=cfg.ema_decay,
         max_grad_norm=cfg.max_grad_norm,
-        skip=cfg.skip,
         autocast=formats[cfg.precision],
+        **own,
     )
 
 
+def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[str, Any]]:
+    """What is minimised of a model, and the settings of that alone."""
+    if isinstance(model, WaveNetAutoencoder):
+        if cfg.crop < 1 or cfg.crop % model.hop:
+            raise ValueError(f"crop is {cfg.crop}: expected a multiple of the model's hop, {model.hop}")
+        if not 0 <= cfg.skip < cfg.crop:
+            raise ValueError(f"skip is {cfg.skip}: expected at least 0 and less than the crop, {cfg.crop}")
+        return Likelihood, {"skip": cfg.skip}
+    if isinstance(model, SpectralAutoencoder):
+        if cfg.crop < 1 or cfg.batch * -(-cfg.crop // model.hop) < 2:
+            raise ValueError(
+                f"batch is {cfg.batch} and crop {cfg.crop}: expected two pieces or more of {model.hop} samples a step, "
+                "which batch normalisation compares"
+            )
+        return Reconstruction, {"kl_weight": cfg.kl_weight, "seed": cfg.seed}
+    raise ValueError(f"{type(model).__name__} cannot be trained: expected a WaveNetAutoencoder or SpectralAutoencoder")
+
+
 def _hooks(
-    cfg: DictConfig, objective: Likelihood, listened: list[Note], licence: str, run: Run, board: SummaryWriter
+    cfg: DictConfig, objective: Descent, listened: list[Note], licence: str, run: Run, board: SummaryWriter
 ) -> Hooks:
     listener = Listener(
         listened,
@@ -224,17 +240,17 @@ def _introduction(cfg: DictConfig, model: torch.nn.Module, train: list[Note], va
     )
 
 
-def _summary(run: Run, step: int, ended: str) -> str:
-    metrics = run.metrics()
+def _summary(run: Run, objective: Descent, step: int, ended: str) -> str:
+    metrics, unit = run.metrics(), objective.unit
     text = f"{ended} after {step:,} steps"
-    learnt = [line["nats"] for line in metrics if "nats" in line][-50:]
+    learnt = [line[unit] for line in metrics if unit in line][-50:]
     if learnt:
-        text += f"; the last {len(learnt)} measured cost {sum(learnt) / len(learnt):.3f} nats a sample"
-    held_out = [line for line in metrics if "valid_nats" in line]
+        text += f"; the last {len(learnt)} measured cost {sum(learnt) / len(learnt):{objective.digits}} {objective.per}"
+    held_out = [line for line in metrics if f"valid_{unit}" in line]
     if held_out:
-        first, last = held_out[0], held_out[-1]
-        now, before = f"{last['valid_nats']:.3f} nats ({last['valid_bits']:.3f} bits)", f"{first['valid_nats']:.3f}"
-        text += f"; held-out notes {now}, {before} at first"
+        before, now = (f"{line[f'valid_{unit}']:{objective.digits}}" for line in (held_out[0], held_out[-1]))
+        bits = f" ({held_out[-1]['valid_bits']:.3f} bits)" if unit == "nats" else ""
+        text += f"; held-out notes {now} {unit}{bits}, {before} at first"
     return f"{text}\nmodel: {run.folder / 'model.safetensors'}\ngo on:  python -m wavenet_ae.train resume={run.folder}"
 
 

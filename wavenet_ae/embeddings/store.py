@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from wavenet_ae import audio, files, mulaw, notes
-from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae import audio, files, notes
+from wavenet_ae.models.autoencoder import Autoencoder
 
 SUFFIXES = (".npz", ".npy")
-_CHUNK_FRAMES = 256  # 8 s at NSynth's hop: 64 MB of activations a layer at width 128
+_CHUNK = 256 * 512  # samples, 8 s: 64 MB of activations a layer of NSynth's encoder
 
 
 class Embedding(NamedTuple):
@@ -37,7 +36,7 @@ class Embedding(NamedTuple):
 
 
 def encode(
-    model: WaveNetAutoencoder, wave: Float[Tensor, " samples"], *, chunk_frames: int = _CHUNK_FRAMES
+    model: Autoencoder, wave: Float[Tensor, " samples"], *, chunk_frames: int | None = None
 ) -> Float[Tensor, "dims frames"]:
     """The embedding of one sound of any length, in chunks that equal the whole up to rounding.
 
@@ -49,27 +48,26 @@ def encode(
     """
     if not wave.numel():
         raise ValueError("0 samples cannot be encoded: expected at least one")
-    hop, device = model.hop, next(model.parameters()).device
-    frames, context = -(-wave.numel() // hop), -(-model.encoder.context // hop)
+    hop, frames, context = model.hop, -(-wave.numel() // model.hop), -(-model.context // model.hop)
+    chunk_frames = chunk_frames or -(-_CHUNK // hop)
     parts = []
     for start in range(0, frames, chunk_frames):
         stop = min(start + chunk_frames, frames)
         first, last = max(start - context, 0), min(stop + context, frames)
-        code = mulaw.encode(wave[first * hop : last * hop].to(device))
-        code = F.pad(code, (0, (last - first) * hop - code.numel()), value=mulaw.SILENCE)
+        heard = wave[first * hop : last * hop].to(model.device)
         with torch.inference_mode():
-            parts.append(model.encoder(code[None])[0, :, start - first : stop - first].clone())
+            parts.append(model.embed(heard[None])[0, :, start - first : stop - first].clone())
     return torch.cat(parts, dim=-1)
 
 
-def silence(model: WaveNetAutoencoder) -> Float[Tensor, "dims 1"]:
+def silence(model: Autoencoder) -> Float[Tensor, "dims 1"]:
     """One frame of silence as the model encodes it, far from any edge: what fills gaps, and what fades end in."""
-    context = -(-model.encoder.context // model.hop)
+    context = -(-model.context // model.hop)
     wave = torch.zeros((2 * context + 1) * model.hop)
     return encode(model, wave)[:, context : context + 1]
 
 
-def of_file(model: WaveNetAutoencoder, fingerprint: str, path: str | Path) -> Embedding:
+def of_file(model: Autoencoder, fingerprint: str, path: str | Path) -> Embedding:
     """Read and encode an audio file; pitch and velocity are read off a name such as bass_synthetic_033-036-025.wav.
 
     Raises:

@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wavenet_ae import mulaw
-
-PITCHES = 128  # MIDI's
+from wavenet_ae.models.autoencoder import PITCHES, Autoencoder
 
 
 class CausalConv1d(nn.Conv1d):
@@ -163,7 +162,7 @@ class Decoder(nn.Module):
         return self.logits(said.relu())
 
 
-class WaveNetAutoencoder(nn.Module):
+class WaveNetAutoencoder(Autoencoder):
     """Encoder and decoder, trained together to make the next sample likely.
 
     With `pitch_conditioning`, a learned vector for each MIDI pitch is added to every frame the decoder
@@ -181,6 +180,11 @@ class WaveNetAutoencoder(nn.Module):
         self.decoder = decoder
         self.pitch = nn.Embedding(PITCHES, encoder.embedding_dims) if pitch_conditioning else None
 
+    @property
+    def context(self) -> int:
+        """What the encoder sees either side of a sample."""
+        return self.encoder.context
+
     def embed(self, wave: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dims frames"]:
         """Embeddings of waves of one length, padded with silence to whole frames."""
         code = mulaw.encode(wave)
@@ -194,13 +198,8 @@ class WaveNetAutoencoder(nn.Module):
         Raises:
             ValueError: the model is conditioned on pitch and none, or one outside 0 to 127, was given.
         """
-        if self.pitch is None:
-            return embedding
-        if pitch is None or bool(((pitch < 0) | (pitch >= PITCHES)).any()):
-            raise ValueError(
-                f"this model is conditioned on pitch and was given {pitch}: expected MIDI pitches 0 to 127"
-            )
-        return embedding + self.pitch(pitch).unsqueeze(-1)
+        vectors = self.pitch_vectors(pitch)
+        return embedding if vectors is None else embedding + vectors
 
     def forward(
         self, code: Int[Tensor, "batch samples"], pitch: Int[Tensor, " batch"] | None = None

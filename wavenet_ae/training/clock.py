@@ -85,12 +85,12 @@ class Clock:
         elapsed = time.monotonic() - self.started
         return {"steps_per_s": self.steps / elapsed, "samples_per_s": self.samples / elapsed}
 
-    def tick(self, step: int, samples: int, nats: float) -> None:
-        """One more step is done."""
+    def tick(self, step: int, samples: int, cost: str) -> None:
+        """One more step is done, at a cost in words."""
         assert self.bar is not None, "begin() comes first"
         self.steps, self.samples = self.steps + 1, self.samples + samples
         rates = self.rates()
-        text = f"{nats:.3f} nats, {rates['steps_per_s']:.3g} steps/s, {rates['samples_per_s']:,.0f} samples/s"
+        text = f"{cost}, {rates['steps_per_s']:.3g} steps/s, {rates['samples_per_s']:,.0f} samples/s"
         self.bar.set_postfix_str(f"step {step:,}, {text}", refresh=False)
         elapsed = time.monotonic() - self.started
         self.bar.update(1 if self.seconds is None else min(elapsed, self.seconds) - self.bar.n)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from wavenet_ae import audio, figures
-from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae import audio, figures, synthesis
+from wavenet_ae.models.autoencoder import Autoencoder
 from wavenet_ae.notes import Note
-from wavenet_ae.synthesis import Sampling, Sound, render
+from wavenet_ae.synthesis import Sampling
 
 
 class Listener:
@@ -22,16 +22,14 @@ class Listener:
         self.notes, self.sampling, self.folder, self.board = notes, sampling, folder, board
         self.waves = [audio.read(note.path)[: round(seconds * audio.SAMPLE_RATE)] for note in notes]
 
-    def __call__(self, model: WaveNetAutoencoder, step: int) -> None:
+    def __call__(self, model: Autoencoder, step: int) -> None:
         """Write originals once and reconstructions for this step."""
-        device = next(model.parameters()).device
         sounds = []
         with torch.inference_mode():
             for note, wave in zip(self.notes, self.waves, strict=True):
-                embedding = model.embed(wave[None].to(device))
-                heard = model.condition(embedding, torch.tensor([note.pitch], device=device))
-                sounds.append(Sound(note.name, heard[0], wave.numel()))
-        for index, wave in render(model.decoder, sounds, self.sampling):
+                embedding = model.embed(wave[None].to(model.device))[0]
+                sounds.append(synthesis.sound(model, note.name, embedding, wave.numel(), note.pitch))
+        for index, wave in synthesis.render(model.decoder, sounds, self.sampling):
             note = self.notes[index]
             self._write(note, "original", 0, self.waves[index])
             self._write(note, f"step-{step:08d}", step, wave)

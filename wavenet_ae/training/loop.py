@@ -13,7 +13,9 @@ from wavenet_ae.training.run import Run
 
 @runtime_checkable
 class Objective(Protocol):
-    """What is minimised; see objectives.py."""
+    """What is minimised; see objectives.py. `unit` names the measurement to show."""
+
+    unit: str
 
     def learn(self, batch: Batch, step: int) -> dict[str, float]:
         """One update."""
@@ -56,7 +58,7 @@ class Loop:
         Raises:
             Diverged: the last good state is untouched.
         """
-        step, batch = first, None
+        step, batch, unit = first, None, self.objective.unit
         with Clock(self.plan, first) as clock:
             self._validate(step)
             clock.begin()
@@ -64,7 +66,7 @@ class Loop:
                 batch = next(self.batches)
                 measured = self.objective.learn(batch, step)
                 step += 1
-                clock.tick(step, batch.wave.numel(), measured["nats"])
+                clock.tick(step, batch.wave.numel(), f"{measured[unit]:.3g} {unit}")
                 if _due(step, self.plan.log_every):
                     self._log(step, measured | clock.rates())
                 if clock.ended(step) is None:
@@ -91,7 +93,9 @@ class Loop:
 
     def _validate(self, step: int, last: bool = False) -> None:
         due = _due(step, self.plan.validate_every) or (last and self.plan.validate_every)
-        done = due and any("valid_nats" in line for line in self.run.metrics() if line["step"] == step)
+        done = due and any(
+            f"valid_{self.objective.unit}" in line for line in self.run.metrics() if line["step"] == step
+        )
         if not due or done or not self.validation:
             return
         measured = [self.objective.measure(batch) for batch in self.validation]

@@ -1,121 +1,94 @@
-"""What is minimised, and how one update is made."""
+"""What is minimised: of the WaveNet autoencoder the cost of a code, of the spectral one the error of a spectrogram."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from wavenet_ae import mulaw
+from wavenet_ae.audio import SAMPLE_RATE
+from wavenet_ae.models.spectral import Reading, SpectralAutoencoder
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Batch
-from wavenet_ae.training.schedule import MovingAverage
+from wavenet_ae.sampler import dice
+from wavenet_ae.training.descent import Descent
 
-# Nats. Knowing nothing costs ln 256 = 5.55; the attack of a note after crops of its silent tail may cost 40 for a step
-# or two of a healthy training. What diverges passes thousands within steps.
-EXPLODED = 100 * math.log(mulaw.CODES)
-
-
-class Diverged(RuntimeError):
-    """The loss or its gradient is no longer a number, or has exploded."""
+LOW_WEIGHT, EVEN_FROM = 10.0, 4000.0  # what an error at 0 Hz costs, and from where in Hz all cost 1
 
 
-class Likelihood:
+class Likelihood(Descent[WaveNetAutoencoder]):
     """Make the next code likely (section 2.1 of Engel et al. 2017). Measured in nats per sample.
 
     `skip` leaves the first samples of each crop out of the loss: they see zero padding, not sound.
     """
 
-    def __init__(
-        self,
-        model: WaveNetAutoencoder,
-        optimizer: torch.optim.Optimizer,
-        rate: Callable[[int], float],
-        *,
-        ema_decay: float,
-        max_grad_norm: float,
-        skip: int,
-        autocast: torch.dtype | None,
-    ):
-        self.model, self.optimizer, self.rate = model, optimizer, rate
-        self.average = MovingAverage(model, decay=ema_decay)
-        self.max_grad_norm, self.skip, self.autocast = max_grad_norm, skip, autocast
-        self.device = next(model.parameters()).device
+    unit, per, digits = "nats", "nats a sample", ".3f"
+    knowing_nothing = math.log(mulaw.CODES)
+    # The attack of a note after crops of its silent tail may cost 40 for a step or two of a healthy training. What
+    # diverges passes thousands within steps.
+    exploded = 100 * knowing_nothing
 
-    def learn(self, batch: Batch, step: int) -> dict[str, float]:
-        """One update; returns what was measured on the way.
+    def __init__(self, *args: Any, skip: int, **options: Any):
+        super().__init__(*args, **options)
+        self.skip = skip
 
-        Raises:
-            Diverged: the update was not made, so the weights are still those of the step before.
-        """
-        nats = self._nats(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        nats.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        measured = {"nats": float(nats.detach()), "grad_norm": float(norm), "rate": self.rate(step)}
-        self._stop_if_diverged(batch, step, measured["nats"], measured["grad_norm"])
-        for group in self.optimizer.param_groups:
-            group["lr"] = measured["rate"]
-        self.optimizer.step()
-        self.average.update(self.model, step)
-        return measured
-
-    @torch.no_grad()
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """What a batch costs the averaged weights, without learning from it."""
-        return {"nats": float(self._nats(self.average.model, batch))}
-
-    @torch.no_grad()
-    def check(self, batch: Batch, step: int) -> None:
-        """Measure the weights as they are after `step` updates, before they are kept as good ones.
-
-        Raises:
-            Diverged: the last update spoilt them.
-        """
-        self._stop_if_diverged(batch, step, float(self._nats(self.model, batch)), 0.0)
-
-    def state(self) -> dict[str, Tensor]:
-        """All that the next update depends on, as flat names and tensors."""
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state |= {f"ema.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-        return state
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Undo `state`.
-
-        Raises:
-            ValueError: the state is of another model.
-        """
-        try:
-            self.model.load_state_dict(_under("model.", state))
-            self.average.model.load_state_dict(_under("ema.", state))
-        except RuntimeError as error:
-            raise ValueError(f"the run's state is of another model: {error}") from None
-        values: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", state).items():
-            index, _, key = name.partition(".")
-            values.setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": values})
-
-    def _stop_if_diverged(self, batch: Batch, step: int, nats: float, grad_norm: float) -> None:
-        if nats <= EXPLODED and math.isfinite(grad_norm):
-            return
-        raise Diverged(
-            f"training diverged after {step} steps: loss {nats:.4g} nats (knowing nothing costs "
-            f"{math.log(mulaw.CODES):.2f}), gradient norm {grad_norm:.4g}; lower the learning rate "
-            f"({self.rate(step):.2g}) or max_grad_norm ({self.max_grad_norm:g}), "
-            f"or look at the notes {', '.join(batch.names[:4])}"
-        )
-
-    def _nats(self, model: nn.Module, batch: Batch) -> Tensor:
+    def _cost(self, model: WaveNetAutoencoder, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         code = mulaw.encode(batch.wave.to(self.device, non_blocking=True))
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             logits = model(code, batch.pitch.to(self.device))
-        return F.cross_entropy(logits[:, :, self.skip :].float(), code[:, self.skip :])
+        nats = F.cross_entropy(logits[:, :, self.skip :].float(), code[:, self.skip :])
+        return nats, {"nats": nats}
 
 
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+class Reconstruction(Descent[SpectralAutoencoder]):
+    """Make the spectrogram come back (section 3 of Engel et al. 2017). Measured as its weighted squared error.
+
+    Levels run from 0 to 1 over 120 dB. A variational model pays `kl_weight` beside for each nat by which its Gaussians
+    differ from the prior (Higgins et al. 2017, beta-VAE); its noise is a function of the seed and the step.
+    """
+
+    unit, per, digits = "error", "of weighted squared error", ".5f"
+    knowing_nothing = 0.81  # at most: a level of one half everywhere errs by a quarter, at a mean weight of 3.25
+    exploded = 1e4
+
+    def __init__(self, *args: Any, kl_weight: float, seed: int, **options: Any):
+        super().__init__(*args, **options)
+        if kl_weight < 0:
+            raise ValueError(f"kl_weight is {kl_weight}: expected 0 or more")
+        self.kl_weight, self.seed = kl_weight, seed
+
+    def _cost(self, model: SpectralAutoencoder, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+        wave = batch.wave.to(self.device, non_blocking=True)
+        noise = None if step is None else self._noise(model, wave, step)
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            reading = model(wave, batch.pitch.to(self.device), noise)
+        error = spectral_error(reading)
+        if reading.log_variance is None:
+            return error, {"error": error}
+        nats = divergence(reading.mean.float(), reading.log_variance.float())
+        return error + self.kl_weight * nats, {"error": error, "kl_nats": nats}
+
+    def _noise(self, model: SpectralAutoencoder, wave: Tensor, step: int) -> Float[Tensor, "pieces latent"] | None:
+        if model.encoder.log_variance is None:
+            return None
+        shape = (len(wave) * -(-wave.shape[-1] // model.hop), model.embedding_dims - 1)
+        uniform = dice.throw(self.seed, step, 0, math.prod(shape)).clamp(min=1e-12)
+        return torch.special.ndtri(uniform).reshape(shape).to(wave)
+
+
+def spectral_error(reading: Reading) -> Float[Tensor, ""]:
+    """The mean squared error of levels, of low frequencies above all; piecewise linear, as the original."""
+    bins = reading.level.shape[-2]
+    even = math.ceil(EVEN_FROM * 2 * bins / SAMPLE_RATE)  # the first bin from there on
+    falling = torch.linspace(LOW_WEIGHT, 1, even, device=reading.level.device)
+    weight = F.pad(falling, (0, bins - even), value=1.0)
+    return (weight[:, None] * (reading.level - reading.again.float()).square()).mean()
+
+
+def divergence(mean: Float[Tensor, "pieces latent"], log_variance: Float[Tensor, "pieces latent"]) -> Float[Tensor, ""]:
+    """Nats a piece from the Gaussians to the standard one (Kingma and Welling 2014, appendix B)."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean() / 2
