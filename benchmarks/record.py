@@ -13,10 +13,8 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from wavenet_ae.sampler.cpu import cores
-
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "numba", "llvmlite")
+PACKAGES = ("torch", "numpy", "numba", "llvmlite", "triton", "cuda-core")
 Row = dict[str, object]
 
 
@@ -43,9 +41,21 @@ def show(rows: Sequence[Row], columns: dict[str, str]) -> None:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
-def write(theme: str, rows: Sequence[Row], machine: Mapping[str, object], settings: Mapping[str, object]) -> Path:
-    """Write results/<theme>_<hardware>_<date>.json, a number added if there is one already, and return its path."""
-    hardware = re.sub(r"[^a-z0-9]+", "-", cpu_model().lower()).strip("-")
+def write(
+    theme: str,
+    rows: Sequence[Row],
+    machine: Mapping[str, object],
+    settings: Mapping[str, object],
+    *,
+    hardware: str | None = None,
+    folder: Path = RESULTS,
+) -> Path:
+    """Write <folder>/<theme>_<hardware>_<date>.json, a number added if there is one already, and return its path.
+
+    The hardware is the processor and how many of its cores may be used, if nothing else is named.
+    """
+    named = re.sub(r"[^a-z0-9]+", "-", (hardware or cpu_model()).lower()).strip("-")
+    named += "" if hardware else f"-{cores()}-cores"
     record = {
         "theme": theme,
         "date": date.today().isoformat(),
@@ -56,14 +66,20 @@ def write(theme: str, rows: Sequence[Row], machine: Mapping[str, object], settin
         "settings": settings,
         "rows": list(rows),
     }
-    RESULTS.mkdir(exist_ok=True)
-    names = (
-        f"{theme}_{hardware}-{cores()}-cores_{record['date']}{mark}.json"
-        for mark in ("", *(f"_{n}" for n in range(2, 100)))
-    )
-    path = next(RESULTS / name for name in names if not (RESULTS / name).exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (f"{theme}_{named}_{record['date']}{mark}.json" for mark in ("", *(f"_{n}" for n in range(2, 100))))
+    path = next(folder / name for name in names if not (folder / name).exists())
     path.write_text(json.dumps(record, indent=2) + "\n")
     return path
+
+
+def cores() -> int:
+    """How many cores this process may use, as the CPU engine counts them; all of them where it cannot be imported."""
+    try:
+        from wavenet_ae.sampler import cpu
+    except ModuleNotFoundError:  # a bare GPU machine may lack numba
+        return os.cpu_count() or 1
+    return cpu.cores()
 
 
 def cpu_model() -> str:

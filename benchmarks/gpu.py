@@ -1,0 +1,295 @@
+"""Everything that is to be measured on a GPU, in one command and one record.
+
+    python -m benchmarks.gpu                    # on a bare CUDA machine; at most 8 minutes
+    python -m benchmarks.gpu --device cpu --tiny --no-record      # does the script itself run?
+
+Needs torch, numpy and jaxtyping (pure Python), Triton as torch's wheel brings it, and cuda-core for the
+engine `cuda`; no hydra, no soundfile, no numba, nothing to download. Weights are random: speed does not
+depend on them. Each section is guarded, so that a failure in one does not lose the others, and each figure
+stands beside a bound measured in the same run. The summary comes last.
+"""
+
+import argparse
+import itertools
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks import record
+from wavenet_ae import sampler
+from wavenet_ae.models.wavenet import Decoder, Encoder, WaveNetAutoencoder
+from wavenet_ae.sampler import batched, dice
+from wavenet_ae.sampler.batched import plain
+
+SAMPLE_RATE = 16_000
+NSYNTH = {
+    "layers": 30, "stages": 10, "width": 512, "skip_width": 256, "kernel_size": 3, "embedding_dims": 16, "hop": 512,
+}  # fmt: skip
+NARROW = NSYNTH | {"layers": 12, "stages": 6, "width": 64, "skip_width": 128, "hop": 64}
+TINY = NSYNTH | {"layers": 5, "stages": 5, "width": 16, "skip_width": 16, "hop": 8}
+MODELS = (("tiny", TINY), ("narrow", NARROW), ("nsynth", NSYNTH))
+ENCODER = {"layers": 30, "stages": 10, "width": 128, "kernel_size": 3, "embedding_dims": 16, "hop": 512}
+FEW, MANY = (1, 2, 4, 8), (1, 8, 64, 128, 256, 512, 1024)
+TRAINING = (32, 6144)
+STEPS = ("opening", "recall", "gate", "spread", "dense", "draw")
+SHORT = 32  # samples in a run of an engine that takes milliseconds for each
+GRADES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
+COLUMNS = {
+    "section": "", "model": "", "engine": "", "precision": "", "batch": "d", "total": ",.0f", "real_time": ".2f",
+    "bound": ",.0f", "fraction": ".0%", "to_eager": ".1f", "max_abs": ".2e", "to_plain": ".2f", "nll_change": "+.2%",
+    "value": ".4g", "unit": "", "equal": "", "failed": "",
+}  # fmt: skip
+
+
+class Bench:
+    """What is measured on, with which sizes, and what has been found so far."""
+
+    def __init__(self, device: str, tiny: bool, minutes: float):
+        self.device, self.tiny = torch.device(device), tiny
+        self.end = time.perf_counter() + 60 * minutes
+        self.rows: list[record.Row] = []
+        self.rates: dict[str, float] = {}  # bytes and operations per second
+        self.eager: dict[int, float] = {}  # samples per second of the readable engine, by voices
+        self.sizes = TINY if tiny else NSYNTH
+
+    def found(self, **row: object) -> None:
+        """Keep a row, and print it, lest it be lost."""
+        self.rows.append(row)
+        record.show([row], {key: form for key, form in COLUMNS.items() if key in row})
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is up, a little kept for the rest."""
+        return time.perf_counter() > self.end
+
+    def seconds(self, run: Callable[[], object], *, seconds: float = 2.0, warmups: int = 2) -> float:
+        """The median of runs that wait for the device."""
+
+        def waited() -> None:
+            run()
+            self.wait()
+
+        return record.measure(waited, seconds=0.05 if self.tiny else seconds, warmups=warmups)["median_s"]
+
+    def wait(self) -> None:
+        """Until the device has done all it was asked to."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def decoder(self, dtype: torch.dtype = torch.float32, sizes: dict[str, int] | None = None) -> Decoder:
+        """Random, but saying something: torch's initial weights make a decoder that says little."""
+        torch.manual_seed(0)
+        decoder = Decoder(**(sizes or self.sizes))
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                parameter.mul_(1.7)
+        return decoder.to(self.device, dtype).eval()
+
+    @cached_property
+    def engines(self) -> list[tuple[str, str]]:
+        """Those made for this device, with each of their precisions, what matters most first."""
+        found = []
+        for precision, engine in itertools.product(("bf16", "fp16", "fp32", "int8"), ("batched", "cuda")):
+            try:
+                sampler.open_voices(self.decoder(sizes=TINY), 1, engine=engine, precision=precision)
+                found.append((engine, precision))
+            except ValueError as reason:
+                print(f"left out: {engine} {precision}: {reason}")
+        return found
+
+    @contextmanager
+    def guard(self, **row: object) -> Iterator[None]:
+        """What fails in here becomes a row, and the rest goes on."""
+        began = time.perf_counter()
+        try:
+            if self.is_late:
+                raise TimeoutError("the time was up before it began")
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self.found(**row, failed=f"{type(error).__name__}: {error}"[:200])
+        print(f"{time.perf_counter() - began:.1f} s", flush=True)
+
+
+def measure_bounds(bench: Bench) -> None:
+    """How fast memory is read and bf16 matrices are multiplied; random numbers, since zeros run faster."""
+    size = 1 << (20 if bench.tiny else 30)
+    words = torch.randint(0, 1 << 30, (size // 4,), dtype=torch.int32, device=bench.device)
+    bench.rates["read"] = size / bench.seconds(lambda: words.max())
+    bench.found(section="bounds", engine="read", value=bench.rates["read"] / 1e9, unit="GB/s")
+    side = 256 if bench.tiny else 8192
+    left, right = (torch.randn(side, side, device=bench.device).bfloat16() for _ in range(2))
+    bench.rates["bf16"] = 2 * side**3 / bench.seconds(lambda: left @ right)
+    bench.found(section="bounds", engine="bf16 products", value=bench.rates["bf16"] / 1e12, unit="TFLOP/s")
+
+
+def check_parity(bench: Bench) -> None:
+    """Teacher-forced log-probabilities against the float64 decoder, beside plain torch in the same format."""
+    for model, sizes in MODELS[: 1 if bench.tiny else 3]:
+        exact = bench.decoder(torch.float64, sizes)
+        code = torch.randint(256, (2, 2 * sizes["hop"]), device=bench.device)
+        told = torch.randn(2, sizes["embedding_dims"], 2, dtype=torch.float64, device=bench.device)
+        with torch.inference_mode():
+            expected = exact(code, told).log_softmax(1)
+        for engine, precision in bench.engines:
+            row = {"section": "parity", "model": model, "engine": engine, "precision": precision}
+            with bench.guard(**row):
+                usual = bench.decoder(GRADES[precision], sizes)
+                with torch.inference_mode():
+                    usual_p = usual(code, told.to(GRADES[precision])).double().log_softmax(1)
+                voices = sampler.open_voices(bench.decoder(sizes=sizes), 2, engine=engine, precision=precision)
+                log_p = voices.score(told.float(), code).double()
+                apart, nll = (log_p - expected).abs(), _nll(expected, code)
+                bench.found(
+                    **row, max_abs=apart.max().item(), mean_abs=apart.mean().item(),
+                    to_plain=(apart.mean() / (usual_p - expected).abs().mean()).item(),
+                    nll_change=(_nll(log_p, code) - nll) / nll,
+                )  # fmt: skip
+
+
+def check_voices(bench: Bench) -> None:
+    """The same dice give the same codes, whatever the number of voices and the chunks."""
+    decoder = bench.decoder()
+    for engine, precision in bench.engines:
+        row = {"section": "voices", "engine": engine, "precision": precision}
+        with bench.guard(**row):
+            most = 3 if bench.tiny else 8 if engine == "cuda" else 200
+            told = torch.randn(most, decoder.embedding_dims, 3, device=bench.device)
+            die = torch.stack([dice.throw(0, note, 0, 3 * decoder.hop) for note in range(most)])
+            together = _open(decoder, most, engine, precision).generate(told, die)
+            for voices in (1, most // 2):
+                some = _open(decoder, voices, engine, precision)
+                parts = [some.generate(told[:voices, :, :1], die[:voices, : decoder.hop])]
+                parts.append(some.generate(told[:voices, :, 1:], die[:voices, decoder.hop :]))
+                alike = (torch.cat(parts, dim=-1) == together[:voices]).double().mean().item()
+                bench.found(**row, batch=voices, value=alike, unit="of codes alike", equal=str(alike == 1))
+
+
+def time_baselines(bench: Bench) -> None:
+    """Readable torch; the batched engine's plain steps as a CUDA graph; the same, compiled by torch."""
+    short = bench.decoder(sizes=bench.sizes | {"hop": 8 if bench.tiny else SHORT})
+    for voices in (1, 3) if bench.tiny else (1, 8, 256):
+        bench.eager[voices] = _speed(bench, short, voices, _open(short, voices, "cached", "fp32"))
+        row = {"section": "baseline", "precision": "fp32", "batch": voices}
+        bench.found(**row, engine="torch eager", total=bench.eager[voices])
+    compiled = SimpleNamespace(**{name: torch.compile(getattr(plain, name)) for name in STEPS})
+    variants = {"torch CUDA graph": plain} | ({} if bench.tiny else {"torch.compile, CUDA graph": compiled})
+    for (engine, steps), precision in itertools.product(variants.items(), ("bf16", "fp32")):
+        for voices in (1,) if bench.tiny else (1, 256):
+            row = {"section": "baseline", "engine": engine, "precision": precision, "batch": voices}
+            with bench.guard(**row):
+                opened = batched.Voices(short, voices, precision=precision)
+                opened.steps = steps  # type: ignore[assignment]
+                bench.found(**row, total=_speed(bench, short, voices, opened))
+
+
+def time_generation(bench: Bench) -> None:
+    """Samples per second of all voices together."""
+    decoder = bench.decoder()
+    wanted = {"cuda": FEW, "batched": MANY}
+    for engine, precision in bench.engines:
+        for voices in (1, 3) if bench.tiny else wanted[engine]:
+            row = {"section": "generation", "engine": engine, "precision": precision, "batch": voices}
+            with bench.guard(**row):
+                total = _speed(bench, decoder, voices, _open(decoder, voices, engine, precision))
+                bound = _bound(bench, decoder, voices, precision)
+                base = {"to_eager": total / bench.eager[voices]} if voices in bench.eager else {}
+                real_time = total / voices / SAMPLE_RATE
+                bench.found(**row, total=total, real_time=real_time, bound=bound, fraction=total / bound, **base)
+
+
+def time_training(bench: Bench) -> None:
+    """A step of the published model in bf16 autocast, against the matrix rate."""
+    batch, crop = (2, 64) if bench.tiny else TRAINING
+    sizes: dict[str, int] = ENCODER | ({"layers": 5, "stages": 5, "width": 8, "hop": 8} if bench.tiny else {})
+    torch.manual_seed(0)
+    decoder = Decoder(**bench.sizes)
+    model = WaveNetAutoencoder(encoder=Encoder(**sizes), decoder=decoder, pitch_conditioning=False).to(bench.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    code = torch.randint(256, (batch, crop), device=bench.device)
+
+    def step() -> None:
+        with torch.autocast(bench.device.type, dtype=torch.bfloat16):
+            logits = model(code)
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), code).backward()
+        optimizer.step()
+
+    seconds = bench.seconds(step, seconds=8)
+    once_a_frame = {decoder.out_condition, *(block.condition for block in decoder.blocks)}
+    convolutions = (m for m in model.modules() if isinstance(m, torch.nn.Conv1d) and m not in once_a_frame)
+    each = 6 * sum(m.weight.numel() for m in convolutions)  # a sample's forward, and twice as much backward
+    bound = bench.rates["bf16"] / each
+    bench.found(
+        section="training", engine=f"{batch} x {crop}", precision="bf16", total=batch * crop / seconds,
+        value=seconds, unit="s a step", bound=bound, fraction=batch * crop / seconds / bound,
+    )  # fmt: skip
+
+
+SECTIONS = (measure_bounds, check_parity, check_voices, time_baselines, time_generation, time_training)
+
+
+def main() -> None:
+    """Every section that was asked for, the record, the summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="sizes for which the figures mean nothing")
+    parser.add_argument("--minutes", type=float, default=7.0, help="after which no further section begins")
+    parser.add_argument("--only", nargs="+", choices=[section.__name__ for section in SECTIONS])
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the record")
+    parser.add_argument("--no-record", action="store_true", help="print only")
+    asked = parser.parse_args()
+    bench = Bench(asked.device, asked.tiny, asked.minutes)
+    is_gpu = bench.device.type == "cuda"
+    name = torch.cuda.get_device_name(bench.device) if is_gpu else record.cpu_model()
+    torch.backends.cudnn.allow_tf32 = False  # plain torch, to be compared with, is to compute in the format it says
+    for section in SECTIONS:
+        if asked.only and section.__name__ not in (*asked.only, "measure_bounds"):
+            continue
+        print(f"\n{section.__name__}: {section.__doc__}")
+        with bench.guard(section=section.__name__):
+            section(bench)
+    if not asked.no_record:
+        settings = {key: str(value) for key, value in vars(asked).items()}
+        machine = {"gpu": name if is_gpu else None, "cuda": torch.version.cuda, **bench.rates}
+        print(record.write("gpu", bench.rows, machine, settings, hardware=name, folder=asked.out))
+    print(f"\n{name}: samples a second of all voices; bound and fraction of the lower of bytes and operations")
+    record.show(bench.rows, {key: form for key, form in COLUMNS.items() if any(key in row for row in bench.rows)})
+
+
+def _open(decoder: Decoder, voices: int, engine: str, precision: str) -> sampler.Voices:
+    return sampler.open_voices(decoder, voices, engine=engine, precision=precision)
+
+
+def _speed(bench: Bench, decoder: Decoder, voices: int, opened: sampler.Voices) -> float:
+    told = torch.randn(voices, decoder.embedding_dims, 1, device=bench.device)
+    die = torch.rand(voices, decoder.hop, dtype=torch.float64)
+    return voices * decoder.hop / bench.seconds(lambda: opened.generate(told, die), seconds=1.5)
+
+
+def _bound(bench: Bench, decoder: Decoder, voices: int, precision: str) -> float:
+    """Samples a second: each weight read once a step and each remembered input once a tap; or all operations.
+
+    Operations are at the bf16 rate whatever the precision, which flatters no one.
+    """
+    size = {"fp32": 4, "int8": 1}.get(precision, 2)
+    weights = sum(m.weight.numel() for m in decoder.modules() if isinstance(m, torch.nn.Conv1d))
+    taps, width = decoder.start.kernel_size[0], decoder.start.out_channels
+    moved = size * (weights + voices * len(decoder.blocks) * taps * width)
+    return min(voices * bench.rates["read"] / moved, bench.rates["bf16"] / (2 * weights))
+
+
+def _nll(log_p: Tensor, code: Tensor) -> float:
+    return -log_p.gather(1, code.unsqueeze(1)).mean().item()
+
+
+if __name__ == "__main__":
+    main()
