@@ -1,6 +1,7 @@
 """Every engine is the reference, and the dice are what decides."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavenet_ae import sampler
+from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import dice
 
-FAST = [engine for engine in sampler.ENGINES if engine != "reference"]
+ONE = Decoder(layers=1, stages=1, width=1, skip_width=1, kernel_size=1, embedding_dims=1, hop=1).double()
+EXACT = [engine for engine in sampler.ENGINES if sampler.unavailable(engine, ONE) is None]
+FAST = [engine for engine in EXACT if engine != "reference"]
 SIZES = [
     {},
     {"kernel_size": 2, "stages": 4, "layers": 5},
@@ -39,7 +43,7 @@ def test_engine_is_the_reference(tiny, name, sizes, batch):
     assert torch.equal(actual, expected)
 
 
-@pytest.mark.parametrize("name", sampler.ENGINES)
+@pytest.mark.parametrize("name", EXACT)
 def test_score_is_the_parallel_decoder(tiny, name):
     decoder = tiny()
     embedding, _ = inputs(decoder, batch=3)
@@ -52,7 +56,7 @@ def test_score_is_the_parallel_decoder(tiny, name):
     assert expected.std() > 0.1, "all codes alike: this test would prove nothing"
 
 
-@pytest.mark.parametrize("name", sampler.ENGINES)
+@pytest.mark.parametrize("name", EXACT)
 def test_chunks_do_not_matter(tiny, name):
     decoder = tiny()
     embedding, uniform = inputs(decoder, batch=2)
@@ -63,7 +67,7 @@ def test_chunks_do_not_matter(tiny, name):
     assert torch.equal(torch.cat(parts, dim=-1), once)
 
 
-@pytest.mark.parametrize("name", sampler.ENGINES)
+@pytest.mark.parametrize("name", EXACT)
 def test_scoring_and_generating_continue_each_other(tiny, name):
     decoder = tiny()
     embedding, uniform = inputs(decoder)
@@ -73,7 +77,7 @@ def test_scoring_and_generating_continue_each_other(tiny, name):
     assert torch.equal(voices.generate(embedding[:, :, 5:], uniform[:, 40:]), once[:, 40:])
 
 
-@pytest.mark.parametrize("name", sampler.ENGINES)
+@pytest.mark.parametrize("name", EXACT)
 def test_a_restarted_voice_is_a_new_one_and_leaves_the_others(tiny, name):
     decoder = tiny()
     embedding, uniform = inputs(decoder, batch=2)
@@ -87,7 +91,7 @@ def test_a_restarted_voice_is_a_new_one_and_leaves_the_others(tiny, name):
     assert torch.equal(second[1], expected[1, :56])
 
 
-@pytest.mark.parametrize("name", sampler.ENGINES)
+@pytest.mark.parametrize("name", EXACT)
 def test_same_seed_same_codes(tiny, name):
     embedding = torch.zeros(1, 4, 2, dtype=torch.float64)
     first, again = (sampler.generate(tiny(), embedding, seed=7, engine=name) for _ in range(2))
@@ -104,6 +108,23 @@ def test_generate_is_the_stream_and_rows_do_not_see_each_other(tiny):
     assert [tuple(part.shape) for part in streamed] == [(3, 8)] * 3
     assert torch.equal(torch.cat(streamed, dim=-1), together)
     assert torch.equal(sampler.generate(decoder, embedding[:1], seed=3), together[:1])
+
+
+def test_every_engine_that_computes_in_float64_anywhere_is_among_those_compared():
+    assert {"reference", "cached", "cpu", "batched"} <= set(EXACT)
+
+
+def test_auto_takes_the_first_of_the_table_that_can_run(tiny, monkeypatch):
+    def opened(voices, precision="fp32"):
+        return type(sampler.open_voices(tiny(), voices, precision=precision)).__module__.rpartition(".")[2]
+
+    monkeypatch.setitem(sampler.FASTEST, "cpu", ((2, "cached"), (9, "batched")))
+    assert [opened(voices) for voices in (1, 2, 3, 9)] == ["cached", "cached", "batched", "batched"]
+    assert opened(1, "fp16") == "batched"
+    with pytest.raises(ValueError, match=r"no engine can run here: cached: it computes .*; batched: it stores"):
+        opened(1, "int8")
+    monkeypatch.setitem(sys.modules, "wavenet_ae.sampler.cached", None)
+    assert opened(1) == "batched", "a package that is not installed is a reason too"
 
 
 @given(seed=st.integers(0, 2**64 - 1), note=st.integers(0, 2**64 - 1), start=st.integers(0, 999), n=st.integers(1, 50))
@@ -174,7 +195,7 @@ def test_bad_settings_say_what_is_expected(tiny, settings, message):
         sampler.generate(tiny(), torch.zeros(1, 4, 1, dtype=torch.float64), **settings)
 
 
-@pytest.mark.parametrize("name", sampler.ENGINES)
+@pytest.mark.parametrize("name", EXACT)
 def test_shapes_that_do_not_fit_are_refused(tiny, name):
     voices = sampler.open_voices(tiny(), 1, engine=name)
 

@@ -22,11 +22,11 @@ from torch import Tensor
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import dice
 
-ENGINES = ("reference", "cached", "cpu", "batched")
+ENGINES = ("reference", "cached", "cpu", "batched", "cuda")
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 FASTEST = {  # by device: up to so many voices, the engine to try first. The rows of CUDA are counted, not yet measured
     "cpu": ((math.inf, "cpu"), (math.inf, "cached")),
-    "cuda": ((math.inf, "batched"), (math.inf, "cpu"), (math.inf, "cached")),
+    "cuda": ((8, "cuda"), (math.inf, "batched"), (math.inf, "cpu"), (math.inf, "cached")),
     "mps": ((math.inf, "cpu"), (math.inf, "cached")),
 }
 
@@ -73,7 +73,7 @@ def open_voices(
         engine = _fastest(decoder, batch, precision)
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}: choose one of auto, {', '.join(ENGINES)}")
-    if reason := _unavailable(engine, decoder, precision):
+    if reason := unavailable(engine, decoder, precision):
         raise ValueError(f"engine {engine!r} cannot run here: {reason}")
     return _module(engine).Voices(decoder, batch, precision=precision, threads=threads)
 
@@ -135,6 +135,14 @@ def score(
     return voices.score(embedding, code)
 
 
+def unavailable(engine: str, decoder: Decoder, precision: str = "fp32") -> str | None:
+    """Why one of `ENGINES` cannot run the decoder here, or None if it can."""
+    try:
+        return _module(engine).unavailable(decoder, precision)
+    except ModuleNotFoundError as error:
+        return f"it needs the package {error.name}, which is not installed"
+
+
 def check_shapes(decoder: Decoder, voices: int, embedding: Tensor, samples: Tensor) -> None:
     """Refuse an embedding, or uniforms or codes for its samples, that do not fit the voices.
 
@@ -159,17 +167,10 @@ def _fastest(decoder: Decoder, batch: int, precision: str) -> str:
     for most, engine in FASTEST.get(decoder.start.weight.device.type, FASTEST["cpu"]):
         if batch > most:
             continue
-        reasons[engine] = _unavailable(engine, decoder, precision)
+        reasons[engine] = unavailable(engine, decoder, precision)
         if reasons[engine] is None:
             return engine
     raise ValueError("no engine can run here: " + "; ".join(f"{name}: {why}" for name, why in reasons.items()))
-
-
-def _unavailable(engine: str, decoder: Decoder, precision: str) -> str | None:
-    try:
-        return _module(engine).unavailable(decoder, precision)
-    except ModuleNotFoundError as error:
-        return f"it needs the package {error.name}, which is not installed"
 
 
 def _module(engine: str) -> ModuleType:

@@ -135,7 +135,7 @@ class Voices:
                 return
             if self.recorded[kind] is None:
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads have other GPUs
                     self._chunk(choose)
                 self.recorded[kind] = graph
             self.recorded[kind].replay()  # type: ignore[union-attr]
