@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavenet_ae import audio
-from wavenet_ae.prepare import cuts, labels
+from wavenet_ae.notes import labels
+from wavenet_ae.prepare import cuts
 from wavenet_ae.prepare.folder import Recordings
 from wavenet_ae.prepare.pitch import measure
 from wavenet_ae.prepare.sources import Fault, LeftOut, Sound, numbers
@@ -101,7 +102,7 @@ def test_patterns_read_paths(pattern, path, expected):
     ("pattern", "path"), [("INSTRUMENT-PITCH", "viola.wav"), ("INSTRUMENT/PITCH", "60.wav"), ("PITCH", "x60.wav")]
 )
 def test_a_path_that_does_not_fit_is_refused(pattern, path):
-    with pytest.raises(ValueError, match=r"does not fit the pattern .*: rename the file or change source.pattern"):
+    with pytest.raises(ValueError, match=r"does not fit the pattern .*: rename the file or change the pattern"):
         labels.by_pattern(pattern)(Path(path))
 
 

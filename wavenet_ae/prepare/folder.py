@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wavenet_ae import audio, files
-from wavenet_ae.prepare import labels
+from wavenet_ae.notes import labels
 from wavenet_ae.prepare.cuts import pieces
 from wavenet_ae.prepare.pitch import HIGHEST, measure
 from wavenet_ae.prepare.sources import Fault, Instrument, Item, LeftOut, Plan, Sound, paths, quantity

@@ -2,14 +2,15 @@
 
 import csv
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wavenet_ae import notes
+from wavenet_ae.notes.layout import SOURCES
 
 FIELDS = ("INSTRUMENT", "FAMILY", "SOURCE", "PITCH", "VELOCITY")
 _STEPS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
-_SHAPES = {"PITCH": r"\d{1,3}|[A-Ga-g][#bs]?-?\d", "VELOCITY": r"\d{1,3}", "SOURCE": "|".join(notes.SOURCES)}
+_SHAPES = {"PITCH": r"\d{1,3}|[A-Ga-g][#bs]?-?\d", "VELOCITY": r"\d{1,3}", "SOURCE": "|".join(SOURCES)}
+_SHAPES |= {"COLUMN": r"\d{1,2}", "ROW": r"\d{1,2}"}
 
 
 def pitch_number(words: str) -> int:
@@ -48,26 +49,26 @@ def check(label: dict[str, str]) -> dict[str, str | int]:
         checked["family"] = re.sub(r"[^a-z]+", "_", str(checked["family"]).lower()).strip("_")
         if not checked["family"]:
             raise ValueError(f"family {label['family']!r} holds no letter: expected a word, as string or drums")
-    if "source" in checked and checked["source"] not in notes.SOURCES:
-        raise ValueError(f"source {checked['source']!r} is unknown: choose one of {', '.join(notes.SOURCES)}")
+    if "source" in checked and checked["source"] not in SOURCES:
+        raise ValueError(f"source {checked['source']!r} is unknown: choose one of {', '.join(SOURCES)}")
     return checked
 
 
-def by_pattern(pattern: str) -> Callable[[Path], dict[str, str]]:
+def by_pattern(pattern: str, fields: Sequence[str] = FIELDS) -> Callable[[Path], dict[str, str]]:
     """A reader of paths: `INSTRUMENT-PITCH` finds viola and C4 in `viola-C4.wav`; `*` is anything.
 
     A `/` in the pattern stands for a folder; the rest of the path does not matter. The function returned
     raises ValueError for a path that does not fit.
 
     Raises:
-        ValueError: the pattern holds none of FIELDS, or one twice.
+        ValueError: the pattern holds none of the fields, or one twice.
     """
-    named = re.findall("|".join(FIELDS), pattern)
+    named = re.findall("|".join(fields), pattern)
     if not named or len(set(named)) < len(named):
         raise ValueError(
-            f"pattern {pattern!r} holds {named or 'no field'}: expected each at most once of {', '.join(FIELDS)}"
+            f"pattern {pattern!r} holds {named or 'no field'}: expected each at most once of {', '.join(fields)}"
         )
-    parts = [_part(part) for part in re.split(f"({'|'.join(FIELDS)}|[*])", pattern)]
+    parts = [_part(part, fields) for part in re.split(f"({'|'.join(fields)}|[*])", pattern)]
     expression = re.compile("".join(parts))
     folders = pattern.count("/")
 
@@ -75,7 +76,7 @@ def by_pattern(pattern: str) -> Callable[[Path], dict[str, str]]:
         tail = "/".join([*path.parts[:-1], path.stem][-1 - folders :])
         found = expression.fullmatch(tail)
         if not found:
-            raise ValueError(f"{tail!r} does not fit the pattern {pattern!r}: rename the file or change source.pattern")
+            raise ValueError(f"{tail!r} does not fit the pattern {pattern!r}: rename the file or change the pattern")
         return {key.lower(): value for key, value in found.groupdict().items()}
 
     return read
@@ -115,8 +116,8 @@ def by_csv(table: Path, root: Path) -> dict[Path, dict[str, str]]:
     return labels
 
 
-def _part(part: str) -> str:
-    if part in FIELDS:
+def _part(part: str, fields: Sequence[str]) -> str:
+    if part in fields:
         return f"(?P<{part}>{_SHAPES.get(part, '[^/]+?')})"
     return "[^/]*?" if part == "*" else re.escape(part)
 
