@@ -30,11 +30,14 @@ SAMPLES = 16  # of a run
 COLUMNS = {
     "model": "",
     "engine": "",
+    "precision": "",
     "batch": "d",
     "threads": "d",
     "total": ",.1f",
     "median": ",.1f",
-    "ours_to_it": ".1f",
+    "to_r9y9": ".1f",
+    "to_vincentherrmann": ".1f",
+    "to_magenta": ".1f",
 }
 OTHERS = ("r9y9", "vincentherrmann", "magenta")
 
@@ -50,7 +53,9 @@ def main() -> None:
     for name in OTHERS:
         parser.add_argument(f"--{name}", type=Path, metavar="PATH")
     asked = parser.parse_args()
-    decoder, rows = generation.random_decoder(asked.model), []
+    decoder = generation.random_decoder(asked.model)
+    rows: list[record.Row] = []
+    theirs: dict[tuple[int, str], float] = {}
     for batch, name in itertools.product(asked.batch, OTHERS):
         path = getattr(asked, name)
         if path is None or (name == "vincentherrmann" and batch > 1) or (name == "magenta" and asked.model != "nsynth"):
@@ -58,14 +63,15 @@ def main() -> None:
         torch.set_num_threads(asked.threads)
         run = globals()[f"{name}_runs"](path, decoder, batch, asked.threads)
         took = record.measure(run, seconds=asked.seconds)
-        row: record.Row = {"model": asked.model, "engine": name, "batch": batch, "threads": asked.threads, **took}
-        rows.append({**row, "total": batch * SAMPLES / took["fastest_s"], "median": batch * SAMPLES / took["median_s"]})
-    for batch in asked.batch:
-        ours = generation.speed(decoder, "cpu", "fp32", batch, asked.threads, asked.seconds)
-        for row in rows:
-            if row["batch"] == batch:
-                row["ours_to_it"] = ours["total"] / row["total"]  # type: ignore[operator]
-        rows.append({"model": asked.model, "engine": "cpu", "batch": batch, "threads": asked.threads, **ours})
+        row = {"model": asked.model, "engine": name, "precision": "fp32", "batch": batch, "threads": asked.threads}
+        rates = {"total": batch * SAMPLES / took["fastest_s"], "median": batch * SAMPLES / took["median_s"]}
+        rows.append({**row, **took, **rates})
+        theirs[batch, name] = rates["total"]
+    for batch, precision in itertools.product(asked.batch, ("fp32", "bf16", "int8")):
+        ours = generation.speed(decoder, "cpu", precision, batch, asked.threads, asked.seconds)
+        row = {"model": asked.model, "engine": "cpu", "precision": precision, "batch": batch, "threads": asked.threads}
+        ratios = {f"to_{name}": ours["total"] / rate for (b, name), rate in theirs.items() if b == batch}
+        rows.append({**row, **ours, **ratios})
     record.show(rows, COLUMNS)
     if not asked.no_record:
         print(record.write("others", rows, {}, {key: str(value) for key, value in vars(asked).items()}))
