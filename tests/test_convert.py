@@ -101,7 +101,10 @@ def test_what_exists_is_not_overwritten_unasked(run, tmp_path):
     [
         ((), "nothing given for input, out: add input=... out=..."),
         (("input=nowhere/model.ckpt-1", "out=a.safetensors"), "no checkpoint nowhere/model.ckpt-1"),
-        ((f"input={GOLDEN.parent / 'magenta_baseline'}", "out=a.safetensors"), "a checkpoint of another model"),
+        (
+            (f"input={GOLDEN.parent / 'magenta_baseline'}", "out=a.safetensors", "weights=ema"),
+            "keeps no moving averages",
+        ),
         ((f"input={__file__}", "out=a.safetensors"), "is not a TensorFlow checkpoint"),
         ((f"input={CHECKPOINT}", "out=a.ckpt"), "out is a.ckpt: expected a name ending in .safetensors"),
         ((f"input={CHECKPOINT}", "out=a.safetensors", "weights=average"), "unknown weights 'average'"),

@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     meta = checkpoint.Meta(
         model=found.description,
         sample_rate=cfg.sample_rate,
-        hop=cfg.hop,
+        hop=found.model.hop,
         step=found.step or 0,
         weights=cfg.weights,
         corpus=str(cfg.trained_on),
@@ -43,9 +43,10 @@ def report(found: magenta.Imported, weights: str) -> None:
     count = sum(parameter.numel() for parameter in found.model.parameters())
     total = len(found.used) + sum(map(len, found.left.values()))
     log.info("%s: %d variables, %s", found.source, total, f"step {found.step:,}" if found.step else "no global_step")
-    for half in ("encoder", "decoder"):
-        sizes = ", ".join(f"{key} {value}" for key, value in found.description[half].items() if key != "_target_")
-        log.info("  %s: %s", half, sizes)
+    halves = {name: node for name, node in found.description.items() if isinstance(node, dict)}
+    for name, node in (halves or {"baseline": found.description}).items():
+        sizes = ", ".join(f"{key} {value}" for key, value in node.items() if key != "_target_")
+        log.info("  %s: %s", name, sizes)
     log.info("  used: %d variables (%s), %s parameters, checksums verified", len(found.used), weights, f"{count:,}")
     for kind, names in found.left.items():
         shown = ", ".join(names[:2] if kind != "unknown" else names)

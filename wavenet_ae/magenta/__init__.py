@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 
 from wavenet_ae import models
-from wavenet_ae.magenta import mapping
+from wavenet_ae.magenta import baseline, mapping
 from wavenet_ae.magenta.bundle import Bundle, open_bundle
-from wavenet_ae.models.wavenet import WaveNetAutoencoder
+from wavenet_ae.models.autoencoder import Autoencoder
 
 STAGES, HOP = 10, 512  # of every published checkpoint; the one thing that no variable's shape shows
 
@@ -19,7 +19,7 @@ class Imported(NamedTuple):
     `used` maps our parameters to the variables they were made of; `left` is the rest, by kind.
     """
 
-    model: WaveNetAutoencoder
+    model: Autoencoder
     description: dict[str, Any]
     source: str
     step: int | None
@@ -27,16 +27,17 @@ class Imported(NamedTuple):
     left: dict[str, list[str]]
 
 
-def load(path: str | Path, weights: str = "raw", *, stages: int = STAGES, hop: int = HOP) -> WaveNetAutoencoder:
-    """The model in a checkpoint of Magenta's WaveNet, in float32 and evaluation mode; see `read`."""
+def load(path: str | Path, weights: str = "raw", *, stages: int = STAGES, hop: int = HOP) -> Autoencoder:
+    """The model in a checkpoint of Magenta's WaveNet or baseline, in float32 and evaluation mode; see `read`."""
     return read(path, weights, stages=stages, hop=hop).model
 
 
 def read(path: str | Path, weights: str = "raw", *, stages: int = STAGES, hop: int = HOP) -> Imported:
-    """The model in a checkpoint of Magenta's WaveNet, with an account of what was used.
+    """The model in a checkpoint of Magenta's WaveNet or spectral baseline, with an account of what was used.
 
     `path` is the checkpoint as TensorFlow names it (`model.ckpt-200000`), one of its files, their folder,
     or a .tar. `weights` is "raw", what Magenta's own tool plays, or "ema", their moving averages.
+    `stages` and `hop` are the WaveNet's.
 
     Raises:
         FileNotFoundError: nothing is there, or part of it is missing.
@@ -45,16 +46,19 @@ def read(path: str | Path, weights: str = "raw", *, stages: int = STAGES, hop: i
     bundle = open_bundle(path)
     shapes = {name: entry.shape for name, entry in bundle.entries.items()}
     try:
-        description = mapping.describe(shapes, stages=stages, hop=hop)
-        names = mapping.variables(description)
+        is_baseline = baseline.is_held(shapes)
+        layout = baseline if is_baseline else mapping
+        description = baseline.describe(shapes) if is_baseline else mapping.describe(shapes, stages=stages, hop=hop)
+        names = layout.variables(description)
         used = mapping.choose(names, shapes, weights)
         with torch.device("meta"):  # shapes only: the weights are put in below, not copied
             model = models.build(description)
-        mapping.check(used, {name: tuple(p.shape) for name, p in model.state_dict().items()}, shapes)
+        expected = {name: layout.their_shape(tuple(p.shape)) for name, p in model.state_dict().items()}
+        mapping.check(used, expected, shapes)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{bundle.name}: {error}") from None
-    assert isinstance(model, WaveNetAutoencoder)
-    model.load_state_dict({ours: mapping.to_ours(bundle.read(theirs)) for ours, theirs in used.items()}, assign=True)
+    assert isinstance(model, Autoencoder)
+    model.load_state_dict({ours: layout.to_ours(bundle.read(theirs)) for ours, theirs in used.items()}, assign=True)
     left = mapping.leftovers(shapes, used.values(), names.values())
     return Imported(model.eval(), description, bundle.name, _step(bundle), used, left)
 

@@ -54,7 +54,7 @@ def describe(shapes: Shapes, *, stages: int, hop: int) -> dict[str, Any]:
         raise ValueError(
             f"it is a checkpoint of another model: {', '.join(missing)} missing, "
             f"found {', '.join(held[:8])}{f' and {len(held) - 8} more' if len(held) > 8 else ''}; "
-            "expected NSynth's WaveNet autoencoder"
+            "expected NSynth's WaveNet autoencoder or its baseline"
         )
     start, bottleneck, decoder_start, skip = (shapes[f"{layer}/W"] for layer in _FIRST)
     common = {"stages": stages, "embedding_dims": bottleneck[3], "hop": hop}
@@ -98,12 +98,12 @@ def choose(names: Mapping[str, str], shapes: Shapes, weights: str) -> dict[str, 
     return {ours: f"{theirs}{_EMA}" for ours, theirs in names.items()}
 
 
-def check(names: Mapping[str, str], wanted: Shapes, shapes: Shapes) -> None:
+def check(names: Mapping[str, str], expected: Shapes, shapes: Shapes) -> None:
     """Check that every parameter's variable is there, in the right shape.
 
     Args:
         names: our parameter names -> the variables they are made of.
-        wanted: the shapes of our parameters.
+        expected: the shapes of the variables that would fill our parameters.
         shapes: the shapes of the variables.
 
     Raises:
@@ -111,16 +111,15 @@ def check(names: Mapping[str, str], wanted: Shapes, shapes: Shapes) -> None:
     """
     faults = []
     for ours, theirs in names.items():
-        expected = _their_shape(wanted[ours])
         if theirs not in shapes:
             faults.append(f"{theirs} is missing")
-        elif shapes[theirs] != expected:
-            faults.append(f"{theirs} is {list(shapes[theirs])}, expected {list(expected)}")
-    if unmatched := sorted(wanted.keys() - names.keys()):
+        elif shapes[theirs] != expected[ours]:
+            faults.append(f"{theirs} is {list(shapes[theirs])}, expected {list(expected[ours])}")
+    if unmatched := sorted(expected.keys() - names.keys()):
         faults.append(f"nothing is known to fill {', '.join(unmatched)}")
     if faults:
         more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise ValueError(f"its variables do not make a WaveNet autoencoder: {'; '.join(faults[:8])}{more}")
+        raise ValueError(f"its variables do not make an autoencoder: {'; '.join(faults[:8])}{more}")
 
 
 def to_ours(variable: np.ndarray) -> Tensor:
@@ -159,5 +158,6 @@ def _layers(shapes: Shapes, block: Mapping[str, str]) -> int:
     return max(sum(bool(pattern.fullmatch(name)) for name in shapes) for pattern in patterns)
 
 
-def _their_shape(ours: tuple[int, ...]) -> tuple[int, ...]:
+def their_shape(ours: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the variable that fills a parameter of this shape."""
     return (1, ours[2], ours[1], ours[0]) if len(ours) == 3 else ours
