@@ -6,6 +6,7 @@ levels, (code - 128) / 128, not linear audio, as the original does.
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,17 +15,45 @@ from wavenet_ae import mulaw
 from wavenet_ae.models.autoencoder import PITCHES, Autoencoder
 
 
-class CausalConv1d(nn.Conv1d):
-    """A dilated convolution that reads the present and the past, never the future."""
+class Conv1d(nn.Conv1d):
+    """A dilated convolution that keeps the length: as many zeros stand before the sound as after it.
+
+    Speed: computed as one matrix product over all taps, on copies of the input moved by their delays.
+    """
+
+    def delays(self) -> list[int]:
+        """By how many steps each tap looks back; a negative delay looks ahead."""
+        return [self.dilation[0] * (self.kernel_size[0] // 2 - tap) for tap in range(self.kernel_size[0])]
+
+    def product(self, x: Float[Tensor, "batch inputs time"]) -> Float[Tensor, "batch outputs time"]:
+        """The convolution before its bias is added."""
+        return torch.bmm(_matrix(self, x), self._taps(x))
+
+    def forward(self, x: Float[Tensor, "batch inputs time"]) -> Float[Tensor, "batch outputs time"]:
+        """Same length out as in."""
+        assert self.bias is not None, "ours all have one"
+        return torch.baddbmm(self.bias.unsqueeze(-1), _matrix(self, x), self._taps(x))
+
+    def _taps(self, x: Tensor) -> Tensor:
+        if self.kernel_size[0] == 1:
+            return x
+        return torch.cat([F.pad(x, (delay, -delay)) if delay else x for delay in self.delays()], dim=1)
+
+
+class CausalConv1d(Conv1d):
+    """A dilated convolution that reads the present and the past, never the future.
+
+    The missing past is zeros, in every layer, as in the original.
+    """
 
     @property
     def past(self) -> int:
         """How many earlier steps the filter reaches."""
         return (self.kernel_size[0] - 1) * self.dilation[0]
 
-    def forward(self, x: Float[Tensor, "batch inputs time"]) -> Float[Tensor, "batch outputs time"]:
-        """Same length out as in: the missing past is zeros, in every layer, as in the original."""
-        return super().forward(F.pad(x, (self.past, 0)))
+    def delays(self) -> list[int]:
+        """By how many steps each tap looks back; the last reads the present."""
+        return [self.dilation[0] * tap for tap in reversed(range(self.kernel_size[0]))]
 
 
 class EncoderBlock(nn.Module):
@@ -32,12 +61,12 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, *, width: int, kernel_size: int, dilation: int):
         super().__init__()
-        self.dilated = nn.Conv1d(width, width, kernel_size, dilation=dilation, padding="same")
-        self.residual = nn.Conv1d(width, width, 1)
+        self.dilated = Conv1d(width, width, kernel_size, dilation=dilation)
+        self.residual = Conv1d(width, width, 1)
 
     def forward(self, x: Float[Tensor, "batch width samples"]) -> Float[Tensor, "batch width samples"]:
         """The input plus what the block learned."""
-        return x + self.residual(self.dilated(x.relu()).relu())
+        return add_product(x, self.residual, self.dilated(x.relu()).relu())
 
 
 class Encoder(nn.Module):
@@ -51,12 +80,12 @@ class Encoder(nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"the encoder's kernel_size is {kernel_size}: expected an odd number (it has a centre)")
         self.hop, self.embedding_dims = hop, embedding_dims
-        self.start = nn.Conv1d(1, width, kernel_size, padding="same")
+        self.start = Conv1d(1, width, kernel_size)
         self.blocks = nn.ModuleList(  # type: ignore[assignment]
             EncoderBlock(width=width, kernel_size=kernel_size, dilation=2 ** (layer % stages))
             for layer in range(layers)
         )
-        self.bottleneck = nn.Conv1d(width, embedding_dims, 1)
+        self.bottleneck = Conv1d(width, embedding_dims, 1)
 
     @property
     def context(self) -> int:
@@ -85,17 +114,19 @@ class DecoderBlock(nn.Module):
     def __init__(self, *, width: int, skip_width: int, kernel_size: int, dilation: int, embedding_dims: int):
         super().__init__()
         self.dilated = CausalConv1d(width, 2 * width, kernel_size, dilation=dilation)
-        self.condition = nn.Conv1d(embedding_dims, 2 * width, 1)
-        self.residual = nn.Conv1d(width, width, 1)
-        self.skip = nn.Conv1d(width, skip_width, 1)
+        self.condition = Conv1d(embedding_dims, 2 * width, 1)
+        self.residual = Conv1d(width, width, 1)
+        self.skip = Conv1d(width, skip_width, 1)  # the decoder computes those of all blocks at once
 
     def forward(
         self, x: Float[Tensor, "batch width samples"], embedding: Float[Tensor, "batch dims frames"]
-    ) -> tuple[Float[Tensor, "batch width samples"], Float[Tensor, "batch skip samples"]]:
-        """The block's input plus what it learned, and what it says to the output."""
-        sigmoid, tanh = add_held(self.dilated(x), self.condition(embedding)).chunk(2, dim=1)
+    ) -> tuple[Float[Tensor, "batch width samples"], Float[Tensor, "batch width samples"]]:
+        """The block's input plus what it learned, and the gated features that its skip output is made of."""
+        assert self.dilated.bias is not None
+        condition = self.condition(embedding) + self.dilated.bias.unsqueeze(-1)
+        sigmoid, tanh = add_held(self.dilated.product(x), condition).chunk(2, dim=1)
         gated = sigmoid.sigmoid() * tanh.tanh()
-        return x + self.residual(gated), self.skip(gated)
+        return add_product(x, self.residual, gated), gated
 
 
 class Decoder(nn.Module):
@@ -118,7 +149,7 @@ class Decoder(nn.Module):
         _check_filter(kernel_size)
         self.hop, self.embedding_dims = hop, embedding_dims
         self.start = CausalConv1d(1, width, kernel_size)
-        self.start_skip = nn.Conv1d(width, skip_width, 1)
+        self.start_skip = Conv1d(width, skip_width, 1)
         self.blocks = nn.ModuleList(  # type: ignore[assignment]
             DecoderBlock(
                 width=width,
@@ -129,9 +160,9 @@ class Decoder(nn.Module):
             )
             for layer in range(layers)
         )
-        self.out = nn.Conv1d(skip_width, skip_width, 1)
-        self.out_condition = nn.Conv1d(embedding_dims, skip_width, 1)
-        self.logits = nn.Conv1d(skip_width, mulaw.CODES, 1)
+        self.out = Conv1d(skip_width, skip_width, 1)
+        self.out_condition = Conv1d(embedding_dims, skip_width, 1)
+        self.logits = Conv1d(skip_width, mulaw.CODES, 1)
 
     @property
     def receptive_field(self) -> int:
@@ -154,10 +185,11 @@ class Decoder(nn.Module):
             )
         heard = F.pad(code, (1, 0), value=mulaw.SILENCE)[:, :-1]
         x = self.start(mulaw.level(heard, self.start.weight.dtype).unsqueeze(1))
-        said = self.start_skip(x)
+        heard_by_skips = [x]
         for block in self.blocks:
-            x, skip = block(x, embedding)
-            said = said + skip
+            x, gated = block(x, embedding)
+            heard_by_skips.append(gated)
+        said = sum_of([self.start_skip, *(block.skip for block in self.blocks)], heard_by_skips)
         said = add_held(self.out(said.relu()), self.out_condition(embedding))
         return self.logits(said.relu())
 
@@ -214,6 +246,29 @@ def add_held(
     """Add to every sample the condition of its frame, held until the next."""
     frames = condition.shape[-1]
     return (x.unflatten(-1, (frames, -1)) + condition.unsqueeze(-1)).flatten(-2)
+
+
+def add_product(
+    x: Float[Tensor, "batch outputs samples"], conv: Conv1d, features: Float[Tensor, "batch inputs samples"]
+) -> Float[Tensor, "batch outputs samples"]:
+    """`x + conv(features)` for a 1x1 convolution. Speed: the product is added to x as it is computed."""
+    assert conv.bias is not None
+    return torch.baddbmm(x, _matrix(conv, features), features) + conv.bias.unsqueeze(-1)
+
+
+def sum_of(
+    convs: Sequence[Conv1d], features: Sequence[Float[Tensor, "batch _ samples"]]
+) -> Float[Tensor, "batch outputs samples"]:
+    """The sum of 1x1 convolutions, each of its own features. Speed: one product over all of them side by side."""
+    weight = torch.cat([conv.weight.squeeze(-1) for conv in convs], dim=1)
+    bias = torch.stack([conv.bias for conv in convs if conv.bias is not None]).sum(0)
+    together = torch.cat(list(features), dim=1)
+    return torch.baddbmm(bias.unsqueeze(-1), weight.expand(len(together), -1, -1), together)
+
+
+def _matrix(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution's weight for each of x's batch, [batch, outputs, taps * inputs], the taps in order."""
+    return conv.weight.mT.flatten(1).expand(len(x), -1, -1)
 
 
 def _check_filter(kernel_size: int) -> None:
