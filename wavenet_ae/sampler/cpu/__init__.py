@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ PRECISIONS = ("fp32", "bf16", "int8")
 AHEAD = 8  # samples whose past taps are computed together
 PRODUCTS_A_THREAD = 2_000_000  # multiply-adds a sample that are worth a thread of their own
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, of how many, in a container
+ABSENT = 0.25  # of one thread's time without a core is too much
+RETRY = 4  # frames with fewer threads before all are tried again; each time in vain doubles it
 SPINS = 2000  # turns of a spin, some tens of microseconds, before a waiting thread gives its core away
 
 
@@ -44,6 +47,7 @@ class Voices:
         self.state = _begin(self.weights, batch)
         self.threads = threads or _worthwhile(self.weights, batch)
         self.spins = SPINS if self.threads <= cores() else 0
+        self.crew = None if threads else Crew(self.threads)  # who says how many threads gets them
 
     def generate(
         self,
@@ -98,13 +102,14 @@ class Voices:
         if self.state.meetings[ABANDONED]:
             raise RuntimeError("these voices were broken off inside a frame and cannot go on: open new ones")
         self.state.meetings[:] = 0
-        faults: list[BaseException] = []
-        others = [threading.Thread(target=self._share, args=(frame, n, faults)) for n in range(1, self.threads)]
-        finished = 0
+        size = self.crew.size if self.crew else self.threads
+        shares, faults = [Share(n, size, self.spins) for n in range(size)], list[BaseException]()
+        others = [threading.Thread(target=self._share, args=(frame, share, faults)) for share in shares[1:]]
+        finished, began, busy = 0, time.perf_counter(), time.process_time()
         try:
             for thread in others:
                 thread.start()
-            run(self.weights, self.state, frame, Share(0, self.threads, self.spins))
+            run(self.weights, self.state, frame, shares[0])
             finished = 1
         finally:
             if not finished:  # an interrupt: let nobody wait for ever
@@ -114,15 +119,40 @@ class Voices:
                     thread.join()
         if faults:
             raise faults[0]
+        if self.crew:
+            self.crew.learn(time.perf_counter() - began, time.process_time() - busy)
         self.clock += self.decoder.hop
 
-    def _share(self, frame: Frame, thread: int, faults: list[BaseException]) -> None:
+    def _share(self, frame: Frame, share: Share, faults: list[BaseException]) -> None:
         """What one of the other threads does; if it cannot, the rest stop waiting for it."""
         try:
-            run(self.weights, self.state, frame, Share(thread, self.threads, self.spins))
+            run(self.weights, self.state, frame, share)
         except BaseException as error:
             self.state.meetings[ABANDONED] = 1
             faults.append(error)
+
+
+class Crew:
+    """How many threads the next frame gets: all, or as many as had a core to themselves of late.
+
+    Threads that meet sixty times a sample are as slow as the one whose core a neighbour has taken: two threads
+    beside a busy program made 600 samples a second where one makes 8,000. What was generated is the same.
+    """
+
+    def __init__(self, most: int):
+        self.most = self.size = most
+        self.patience, self.smaller = RETRY, 0
+
+    def learn(self, wall: float, busy: float) -> None:
+        """Of the last frame: seconds it took, and seconds of processor time of all threads together."""
+        if self.size > 1 and busy < (self.size - ABSENT) * wall:
+            self.size, self.smaller, self.patience = max(1, int(busy / wall)), 0, min(2 * self.patience, 32 * RETRY)
+        elif self.size < self.most:
+            self.smaller += 1
+            if self.smaller >= self.patience:  # the neighbour may have gone
+                self.size = self.most
+        else:
+            self.patience = RETRY
 
 
 def cores() -> int:
