@@ -39,7 +39,6 @@ MODELS = (("tiny", TINY), ("narrow", NARROW), ("nsynth", NSYNTH))
 ENCODER = {"layers": 30, "stages": 10, "width": 128, "kernel_size": 3, "embedding_dims": 16, "hop": 512}
 FEW, MANY = (1, 2, 4, 8), (1, 8, 64, 128, 256, 512, 1024)
 TRAINING = (32, 6144)
-STEPS = ("opening", "recall", "gate", "spread", "dense", "draw")
 SHORT = 32  # samples in a run of an engine that takes milliseconds for each
 GRADES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
 COLUMNS = {
@@ -174,21 +173,31 @@ def check_voices(bench: Bench) -> None:
 
 
 def time_baselines(bench: Bench) -> None:
-    """Readable torch; the batched engine's plain steps as a CUDA graph; the same, compiled by torch."""
+    """Readable torch, and the batched engine's steps in plain torch as a CUDA graph."""
     short = bench.decoder(sizes=bench.sizes | {"hop": 8 if bench.tiny else SHORT})
     for voices in (1, 3) if bench.tiny else (1, 8, 256):
         bench.eager[voices] = _speed(bench, short, voices, _open(short, voices, "cached", "fp32"))
         row = {"section": "baseline", "precision": "fp32", "batch": voices}
         bench.found(**row, engine="torch eager", total=bench.eager[voices])
-    compiled = SimpleNamespace(**{name: torch.compile(getattr(plain, name)) for name in STEPS})
-    variants = {"torch CUDA graph": plain} | ({} if bench.tiny else {"torch.compile, CUDA graph": compiled})
-    for (engine, steps), precision in itertools.product(variants.items(), ("bf16", "fp32")):
-        for voices in (1,) if bench.tiny else (1, 256):
-            row = {"section": "baseline", "engine": engine, "precision": precision, "batch": voices}
-            with bench.guard(**row):
-                opened = batched.Voices(short, voices, precision=precision)
-                opened.steps = steps  # type: ignore[assignment]
-                bench.found(**row, total=_speed(bench, short, voices, opened))
+    _time_steps(bench, "torch CUDA graph", plain)
+
+
+def time_compiled(bench: Bench) -> None:
+    """The same steps, compiled by torch.compile: last, since that alone may take a minute."""
+    if not bench.tiny:
+        names = ("opening", "recall", "gate", "spread", "dense", "draw")
+        steps = SimpleNamespace(**{name: torch.compile(getattr(plain, name)) for name in names})
+        _time_steps(bench, "torch.compile, CUDA graph", steps)
+
+
+def _time_steps(bench: Bench, engine: str, steps: object) -> None:
+    decoder = bench.decoder(sizes=bench.sizes | {"hop": 8 if bench.tiny else SHORT})
+    for precision, voices in itertools.product(("bf16", "fp32"), (1,) if bench.tiny else (1, 256)):
+        row = {"section": "baseline", "engine": engine, "precision": precision, "batch": voices}
+        with bench.guard(**row):
+            opened = batched.Voices(decoder, voices, precision=precision)
+            opened.steps = steps  # type: ignore[assignment]
+            bench.found(**row, total=_speed(bench, decoder, voices, opened))
 
 
 def time_generation(bench: Bench) -> None:
@@ -234,7 +243,9 @@ def time_training(bench: Bench) -> None:
     )  # fmt: skip
 
 
-SECTIONS = (measure_bounds, check_parity, check_voices, time_baselines, time_generation, time_training)
+SECTIONS = (
+    measure_bounds, check_parity, time_baselines, time_generation, time_training, check_voices, time_compiled
+)  # fmt: skip
 
 
 def main() -> None:

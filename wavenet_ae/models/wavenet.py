@@ -37,7 +37,9 @@ class Conv1d(nn.Conv1d):
     def _taps(self, x: Tensor) -> Tensor:
         if self.kernel_size[0] == 1:
             return x
-        return torch.cat([F.pad(x, (delay, -delay)) if delay else x for delay in self.delays()], dim=1)
+        time = x.shape[-1]  # a tap that reaches further than all there is reads zeros only
+        delays = (max(-time, min(delay, time)) for delay in self.delays())
+        return torch.cat([F.pad(x, (delay, -delay)) if delay else x for delay in delays], dim=1)
 
 
 class CausalConv1d(Conv1d):
