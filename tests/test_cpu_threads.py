@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavenet_ae import sampler
+from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import cpu
 from wavenet_ae.sampler.cpu import kernel
 
