@@ -93,6 +93,7 @@ def test_bad_notes_are_named_and_the_rest_is_made(command, organ, tmp_path):
     (organ / "glass harp. été-072-060.wav").write_text("not a sound")
     audio.write(organ / "glass harp. été-073-060.wav", torch.zeros(16_000))
     audio.write(organ / "noname.wav", held(60))
+    audio.write(organ / "x-060-000.wav", held(60))
     audio.write(organ / "x-128-060.wav", held(60))
     audio.write(organ / "again" / "glass harp. été-060-060.wav", held(60))
     done = command("export", f"input={organ}")
@@ -100,6 +101,7 @@ def test_bad_notes_are_named_and_the_rest_is_made(command, organ, tmp_path):
     assert "072-060.wav cannot be read as audio" in done.err
     assert "073-060.wav is silent (peak below 0.001)" in done.err
     assert "'noname' does not fit the pattern" in done.err
+    assert "x-060-000.wav has velocity 0" in done.err
     assert "x-128-060.wav: pitch 128 is 128 in MIDI: expected 0 to 127" in done.err
     assert "are both pitch 60, velocity 60: remove one" in done.err
     assert (tmp_path / "instruments" / "glass harp. été.zip").exists()
@@ -113,7 +115,7 @@ def test_bad_notes_are_named_and_the_rest_is_made(command, organ, tmp_path):
         ("release=long", "expected two times in seconds"),
         ("controllers=[1]", "expected two times in seconds and two numbers"),
         ("controllers=[1,1]", "expected two different numbers from 0 to 127"),
-        ("pattern=INSTRUMENT", "the pattern has no PITCH"),
+        ("pattern=INSTRUMENT", "does not say its pitch: give a pattern that holds PITCH"),
         ("pattern=PITCH", "does not fit the pattern"),
         ("input=gone", "gone does not exist"),
     ],
@@ -151,6 +153,32 @@ def test_a_grid_becomes_an_instrument_with_two_controllers(grid, command, tmp_pa
     done = command("export", "input=cells", "pattern=PITCH-COLUMN-ROW", "name=pad", "out=other")
     assert done.status == 1
     assert "cells [(1, 1)] (column, row) of the grid have no note" in done.err
+
+
+def test_what_interpolate_writes_is_known_by_its_names(command, tmp_path):
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        for key in (48, 60):
+            name = f"keys/grid_{row}_{column}/mix_synthetic_{2 * row + column:03d}-{key:03d}-100.wav"
+            audio.write(tmp_path / name, held(key))
+        audio.write(tmp_path / "one" / f"grid_{row}_{column}.wav", held(60))
+    assert command("export", "input=keys").status == 0
+    assert len(preset(tmp_path / "instruments" / "keys" / "keys.sfz")) == 8
+    groups = (tmp_path / "instruments" / "keys" / "keys.sfz").read_text().split("<group>")
+    north_east = next(group for group in groups if "048-100-01-00.wav" in group)
+    assert "xfin_locc16=0" in north_east, "column 1 is in the east"
+    assert "xfout_locc17=0" in north_east, "and row 0 in the north"
+    refused = command("export", "input=one")
+    assert "grid_0_0.wav does not say its pitch" in refused.err
+    assert command("export", "input=one", "pitch=C4").status == 0
+    assert {r["pitch_keycenter"] for r in preset(tmp_path / "instruments" / "one" / "one.sfz")} == {"60"}
+
+
+def test_a_second_take_is_no_other_note(command, tmp_path):
+    for take in ("", "-01"):
+        audio.write(tmp_path / "in" / f"organ_acoustic_003-060-100{take}.wav", held(60))
+    done = command("export", "input=in")
+    assert done.status == 1
+    assert "are both pitch 60, velocity 100: remove one" in done.err
 
 
 # --- in samplers and linters, where they are installed
