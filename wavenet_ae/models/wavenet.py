@@ -263,7 +263,8 @@ def sum_of(
 ) -> Float[Tensor, "batch outputs samples"]:
     """The sum of 1x1 convolutions, each of its own features. Speed: one product over all of them side by side."""
     weight = torch.cat([conv.weight.squeeze(-1) for conv in convs], dim=1)
-    bias = torch.stack([conv.bias for conv in convs if conv.bias is not None]).sum(0)
+    bias = sum(conv.bias for conv in convs if conv.bias is not None)  # stacked, their gradients would share memory
+    assert isinstance(bias, Tensor)
     together = torch.cat(list(features), dim=1)
     return torch.baddbmm(bias.unsqueeze(-1), weight.expand(len(together), -1, -1), together)
 
