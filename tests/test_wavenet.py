@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wavenet_ae.models.wavenet import Decoder, Encoder, WaveNetAutoencoder
+from wavenet_ae.models.wavenet import CausalConv1d, Conv1d, Decoder, Encoder, WaveNetAutoencoder
 
 
 def paper():
@@ -103,3 +103,12 @@ def test_halves_that_do_not_fit_are_refused(tiny):
     encoder = Encoder(layers=2, stages=2, width=4, kernel_size=3, embedding_dims=4, hop=16)
     with pytest.raises(ValueError, match="disagree on hop: 16 and 8"):
         WaveNetAutoencoder(encoder=encoder, decoder=tiny(), pitch_conditioning=False)
+
+
+@pytest.mark.parametrize("time", [1, 5, 16, 40])
+def test_a_convolution_is_torch_s_on_padded_sounds_shorter_than_its_dilation_too(time):
+    x = torch.randn(2, 3, time, dtype=torch.float64)
+    for conv, zeros in ((Conv1d(3, 4, 3, dilation=16), (16, 16)), (CausalConv1d(3, 4, 3, dilation=16), (32, 0))):
+        conv.double()
+        expected = F.conv1d(F.pad(x, zeros), conv.weight, conv.bias, dilation=16)
+        torch.testing.assert_close(conv(x), expected)
