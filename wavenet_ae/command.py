@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from wavenet_ae import checkpoint, files
+from wavenet_ae import checkpoint, files, provenance
 from wavenet_ae.models.autoencoder import Autoencoder
 
 _INSIDE = Path(__file__).parent / "conf"  # in an installed wheel
@@ -70,10 +70,16 @@ def required(cfg: DictConfig, *keys: str) -> None:
         raise ValueError(f"nothing given for {', '.join(missing)}: add {' '.join(f'{key}=...' for key in missing)}")
 
 
-def pending(inputs: object, suffixes: Iterable[str], out: object, suffix: str, *, overwrite: bool) -> dict[Path, Path]:
+def pending(
+    inputs: object, suffixes: Iterable[str], out: object, suffix: str, *, made: str, overwrite: bool
+) -> dict[Path, Path]:
     """Each input that is still to be done and where its result goes; says what was taken, left and done before.
 
-    `inputs` (one or several) and `out` are as Hydra read them: a name made of digits comes as a number.
+    `inputs` (one or several) and `out` are as Hydra read them: a name made of digits comes as a number. `made` is
+    what results are made with, in the words of `provenance`.
+
+    Raises:
+        ValueError: a result is there that was made with something else; or as `files.gather` and `files.outputs`.
     """
     out = str(out)
     is_list = isinstance(inputs, Sequence) and not isinstance(inputs, str)
@@ -85,6 +91,7 @@ def pending(inputs: object, suffixes: Iterable[str], out: object, suffix: str, *
     roots = [Path(path) for path in paths if Path(path).is_dir()]
     places = files.outputs(taken, out, suffix, roots=roots)
     done = set() if overwrite else {path for path, place in places.items() if place.exists()}
+    provenance.refuse_others((places[path] for path in places if path in done), made)
     if done:
         print(f"{len(done)} of {len(places)} are in {out} already: skipped (overwrite=true makes them again)")
     return {path: place for path, place in places.items() if path not in done}
@@ -178,12 +185,19 @@ def _guarded(main: Callable[[DictConfig], None], name: str) -> Callable[[DictCon
 
 
 def _quoted(argument: str) -> str:
-    """The argument, in Hydra's quotes if it names a file by signs that mean something to Hydra: my (1).wav."""
+    """The argument, in Hydra's quotes where it names files by signs that mean something to Hydra: my (1).wav."""
     key, _, value = argument.partition("=")
-    if not value or re.fullmatch(r"[\w/.+%@? -]*", value, re.ASCII) or not os.path.exists(value):
-        return argument
-    escaped = value.replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    listed = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else []
+    if value and os.path.exists(value):
+        return f"{key}={_quotes(value)}"
+    if listed and all(os.path.exists(name) for name in listed):
+        return f"{key}=[{','.join(_quotes(name) for name in listed)}]"
+    return argument
+
+
+def _quotes(name: str) -> str:
+    escaped = name.replace("'", "\\'")
+    return name if re.fullmatch(r"[\w/.+%@? -]*", name, re.ASCII) else f"'{escaped}'"
 
 
 def _help(docstring: str, root: Path) -> str:

@@ -116,8 +116,8 @@ def _generate(
             note.name,
             note.pitch,
         )
-    a, b = made.values()
-    made["mix"] = a._replace(values=(a.values + b.values) / 2, source=f"{a.source} + {b.source}")
+    a, b = embeddings.align(list(made.values()), "pad", embeddings.silence(model))
+    made["mix"] = a._replace(values=embeddings.mix([a.values, b.values], [0.5, 0.5]), source=f"{a.source} + {b.source}")
     for name, embedding in made.items():
         embeddings.write(out / f"{name}.npz", embedding)
     sounds = [Sound(name, embedding.values, embedding.samples) for name, embedding in made.items()]

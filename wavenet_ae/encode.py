@@ -19,9 +19,10 @@ from wavenet_ae.command import audio_model, command, device_named, finish, pendi
 def main(cfg: DictConfig) -> None:
     """Check all inputs, then encode one after the other."""
     required(cfg, "checkpoint", "input", "out")
-    places = pending(cfg.input, audio.SUFFIXES, cfg.out, ".npz", overwrite=cfg.overwrite)
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     fingerprint = checkpoint.fingerprint(model)
+    made = f"model {fingerprint}"
+    places = pending(cfg.input, audio.SUFFIXES, cfg.out, ".npz", made=made, overwrite=cfg.overwrite)
     paths, faults = sift(places, audio.inspect)
     done = 0
     for path in tqdm(paths, desc="encode", unit="file"):

@@ -13,8 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-import wavenet_ae
-from wavenet_ae import audio, checkpoint, embeddings
+from wavenet_ae import audio, checkpoint, embeddings, provenance
 from wavenet_ae.command import audio_model, command, device_named, devices_named, finish, pending, required, sift
 from wavenet_ae.embeddings import Embedding
 from wavenet_ae.models.autoencoder import Autoencoder
@@ -29,10 +28,12 @@ def main(cfg: DictConfig) -> None:
     required(cfg, "checkpoint", "input", "out")
     audio.check_subtype("wav", cfg.subtype)
     sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
-    places = pending(cfg.input, (*embeddings.SUFFIXES, *audio.SUFFIXES), cfg.out, ".wav", overwrite=cfg.overwrite)
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     sampling.check(model.decoder)  # an engine that cannot run says so before anything is encoded
     fingerprint = checkpoint.fingerprint(model)
+    made = provenance.made_with(model, fingerprint, sampling)
+    taken = (*embeddings.SUFFIXES, *audio.SUFFIXES)
+    places = pending(cfg.input, taken, cfg.out, ".wav", made=made, overwrite=cfg.overwrite)
     sounds: dict[Path, Sound] = {}
 
     def prepare(path: Path) -> None:
@@ -57,10 +58,8 @@ def main(cfg: DictConfig) -> None:
 
         for index, wave in render(model.decoder, waiting, sampling, progress):
             path = paths[index]
-            made = (
-                f"wavenet_ae {wavenet_ae.__version__}: machine-made; model {fingerprint}, seed {cfg.seed}, {path.name}"
-            )
-            audio.write(places[path], wave, comment=made, subtype=cfg.subtype)
+            comment = provenance.comment(made, path.name)
+            audio.write(places[path], wave, comment=comment, subtype=cfg.subtype)
             bar.write(f"{places[path]}")
     finish(len(paths), f"sounds in {cfg.out}", faults)
 

@@ -4,7 +4,17 @@ The arithmetic works on the values alone, [dims, frames]; lengths, and whether t
 matters of the whole `Embedding`: `align` comes first.
 """
 
-from wavenet_ae.embeddings.mixing import analogy, grid, line, mix, scale, slerp, steps_between
+from wavenet_ae.embeddings.mixing import (
+    analogy,
+    check_weights,
+    grid,
+    line,
+    mix,
+    scale,
+    slerp,
+    steps_between,
+    weights_at,
+)
 from wavenet_ae.embeddings.store import SUFFIXES, Embedding, encode, of_file, read, silence, write
 from wavenet_ae.embeddings.time import ALIGNMENTS, CURVES, align, crossfade, fade, morph, stretch, sustain
 
@@ -15,6 +25,7 @@ __all__ = [
     "Embedding",
     "align",
     "analogy",
+    "check_weights",
     "crossfade",
     "encode",
     "fade",
@@ -30,5 +41,6 @@ __all__ = [
     "steps_between",
     "stretch",
     "sustain",
+    "weights_at",
     "write",
 ]

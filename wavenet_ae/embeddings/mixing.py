@@ -28,11 +28,7 @@ def mix(
     Raises:
         ValueError: the weights are not one for each sound or not finite, or the sounds differ in shape.
     """
-    given = torch.as_tensor(weights, dtype=torch.float64)
-    if len(given) != len(sounds) or not len(sounds):
-        raise ValueError(f"{len(given)} weights do not fit {len(sounds)} sounds: expected one for each")
-    if not bool(torch.isfinite(given).all()):
-        raise ValueError(f"weights {given.tolist()} are not all finite: expected numbers, from 0 to 1 for a mix")
+    given = check_weights(weights, len(sounds))
     if bool((given < 0).any() | (given > 1).any() | ((given.sum(dim=0) - 1).abs() > 1e-6).any()):
         log.warning(
             "weights %s are not all in 0..1 with a sum of 1: this goes beyond what lies between the sounds",
@@ -143,6 +139,22 @@ def scale(
         raise ValueError(f"factors {given.tolist()}: expected {values.shape[0]} finite numbers, one for each dimension")
     centre = torch.zeros_like(values[:, :1]) if origin is None else origin.to(values)
     return torch.where(given[:, None] == 1, values, centre + given[:, None] * (values - centre))
+
+
+def check_weights(
+    weights: Sequence[int | float] | Float[Tensor, " sounds"] | Float[Tensor, "sounds frames"], sounds: int
+) -> Float[Tensor, "..."]:
+    """The weights as a float64 tensor, one for each of so many sounds.
+
+    Raises:
+        ValueError: they are not, or not finite.
+    """
+    given = torch.as_tensor(weights, dtype=torch.float64)
+    if len(given) != sounds or not sounds:
+        raise ValueError(f"{len(given)} weights do not fit {sounds} sounds: expected one for each")
+    if not bool(torch.isfinite(given).all()):
+        raise ValueError(f"weights {given.tolist()} are not all finite: expected numbers, from 0 to 1 for a mix")
+    return given
 
 
 def _check_shapes(sounds: Sequence[Tensor]) -> None:
