@@ -25,6 +25,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from wavenet_ae import audio, checkpoint, models, notes
 from wavenet_ae.command import command, device_named, made
+from wavenet_ae.models.classifier import Classifier
 from wavenet_ae.models.spectral import SpectralAutoencoder
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
@@ -34,6 +35,7 @@ from wavenet_ae.training.descent import Descent, Diverged
 from wavenet_ae.training.listening import Listener
 from wavenet_ae.training.loop import Hooks, Loop
 from wavenet_ae.training.objectives import Likelihood, Reconstruction
+from wavenet_ae.training.recognition import Recognition
 from wavenet_ae.training.run import Run
 
 PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
@@ -173,7 +175,13 @@ def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[
                 "which batch normalisation compares"
             )
         return Reconstruction, {"kl_weight": cfg.kl_weight, "seed": cfg.seed}
-    raise ValueError(f"{type(model).__name__} cannot be trained: expected a WaveNetAutoencoder or SpectralAutoencoder")
+    if isinstance(model, Classifier):
+        if cfg.listen_every:
+            raise ValueError(f"listen_every is {cfg.listen_every}: expected 0, for a classifier makes no sound")
+        return Recognition, {"seed": cfg.seed}
+    raise ValueError(
+        f"{type(model).__name__} cannot be trained: expected a WaveNetAutoencoder, SpectralAutoencoder or Classifier"
+    )
 
 
 def _hooks(
