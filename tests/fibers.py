@@ -1,8 +1,8 @@
 """A stand-in for a GPU: the kernel's own source, compiled for this CPU, on fibers (see cuda_on_cpu/fibers.hpp)."""
 
+import atexit
 import ctypes
 import functools
-import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -14,19 +14,18 @@ from wavenet_ae.sampler.cuda import compiling
 
 HERE = Path(__file__).parent / "cuda_on_cpu"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-BUILT = Path(tempfile.mkdtemp(prefix="cuda_on_cpu_"))
+OPTIONS = ["-std=c++17", "-Og", "-w", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]
 
 
 class Fibers:
     """A machine of so many blocks with 2 warps each; every launch follows a schedule of its own, by the seed."""
 
-    def __init__(self, blocks=3, shared=100_000, seed=0, threads=64, edit=None, resident=None):
+    def __init__(self, blocks=3, shared=100_000, seed=0, edit=None):
         self.device, self.blocks, self.shared = torch.device("cpu"), blocks, shared
-        self.seed, self.threads, self.edit, self.resident = seed, threads, edit, resident
+        self.seed, self.edit = seed, edit
 
     def load(self, plan):
-        constants = plan.constants | {"THREADS": self.threads, "MOST_TRIES": 20_000}
-        library = build(tuple(sorted(constants.items())), self.edit)
+        library = build(tuple(sorted((plan.constants | {"MOST_TRIES": 20_000}).items())), self.edit)
 
         def launch(call):
             self.seed += 1
@@ -43,20 +42,24 @@ def build(constants, edit=None):
         name, old, new = edit
         assert old in texts[name], f"{name} no longer says {old!r}"
         texts[name] = texts[name].replace(old, new, 1)
-    folder = BUILT / hashlib.sha256(repr((constants, edit)).encode()).hexdigest()[:16]
-    folder.mkdir()
-    for name, text in texts.items():
+    defines = [f"#define {name} {value}\n" for name, value in constants if name != "THREADS"]
+    folder = Path(tempfile.mkdtemp(dir=harness()))
+    for name, text in (texts | {"constants.h": "".join(defines)}).items():
         (folder / name).write_text(text)
-    options = [
-        "-std=c++17",
-        "-O1",
-        "-fPIC",
-        "-shared",
-        "-ffp-contract=off",
-        "-fno-strict-aliasing",
-        "-U_FORTIFY_SOURCE",
-    ]
-    defines = [f"-D{name}={value}" for name, value in constants]
-    paths = [f"-I{folder}", f"-I{HERE}", str(HERE / "run.cpp"), "-o", str(folder / "kernel.so")]
-    subprocess.run([COMPILER, "-w", *options, *defines, *paths], check=True, capture_output=True, text=True)
+    run(*OPTIONS, "-shared", f"-I{folder}", str(harness() / "run.cpp"), "-o", str(folder / "kernel.so"))
     return ctypes.CDLL(str(folder / "kernel.so"))
+
+
+@functools.cache
+def harness():
+    """A folder with the fibers, compiled ahead as far as they are the same for every kernel; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="cuda_on_cpu_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(HERE, folder, dirs_exist_ok=True)
+    run(*OPTIONS, "-x", "c++-header", str(folder / "fibers.hpp"), "-o", str(folder / "fibers.hpp.gch"))
+    return folder
+
+
+def run(*arguments):
+    done = subprocess.run([COMPILER, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

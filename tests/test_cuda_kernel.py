@@ -18,7 +18,6 @@ GOLDEN = Path(__file__).parent / "data" / "magenta_wavenet"
 ODD = {"width": 20, "skip_width": 33}  # neither is a multiple of anything
 MACHINES = [  # sizes, voices, blocks: enough to have idle rows, blocks of one channel, several items a warp
     (ODD, 2, 3),
-    (ODD, 1, 5),
     ({"kernel_size": 2, "stages": 4, "layers": 5}, 3, 7),
     ({"kernel_size": 1}, 1, 2),
     ({"layers": 1, "stages": 1, "width": 1, "skip_width": 1, "hop": 5}, 1, 2),
@@ -30,16 +29,16 @@ def single(tiny, **sizes):
     return tiny(torch.float32, **sizes)
 
 
-def inputs(decoder, voices, frames=5):
+def inputs(decoder, voices, frames=4):
     torch.manual_seed(1)
     embedding = torch.randn(voices, decoder.embedding_dims, frames)
     return embedding, torch.rand(voices, frames * decoder.hop, dtype=torch.float64)
 
 
-def scored(decoder, machine, voices=2, frames=3, precision="fp32"):
+def scored(decoder, machine, voices=2, frames=3, **settings):
     embedding, _ = inputs(decoder, voices, frames)
     code = torch.randint(256, (voices, frames * decoder.hop))
-    return cuda.Voices(decoder, voices, precision=precision, machine=machine).score(embedding, code), (embedding, code)
+    return cuda.Voices(decoder, voices, machine=machine, **settings).score(embedding, code), (embedding, code)
 
 
 def reference_score(decoder, embedding, code):
@@ -53,17 +52,19 @@ def test_the_kernel_is_the_reference(tiny, sizes, voices, blocks):
     expected = sampler.open_voices(decoder, voices, engine="cached").generate(embedding, uniform, 0.9, 0.97)
     opened = cuda.Voices(decoder, voices, machine=Fibers(blocks))
     assert torch.equal(opened.generate(embedding, uniform, 0.9, 0.97), expected)
-    assert expected.unique().numel() > 15, "all codes alike: this test would prove nothing"
+    assert expected.unique().numel() > 12, "all codes alike: this test would prove nothing"
     score = cuda.Voices(decoder, voices, machine=Fibers(blocks, seed=99)).score(embedding, expected)
     assert (score - reference_score(decoder, embedding, expected)).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_schedule_any_grid_and_any_number_of_voices_give_the_same_numbers(tiny, seed):
     decoder = single(tiny, **ODD)
     expected, (embedding, code) = scored(decoder, Fibers(3))
     assert torch.equal(scored(decoder, Fibers(3, seed=1000 * seed))[0], expected)
     if seed == 0:
+        unfolded, _ = scored(decoder, Fibers(3), folded=0)
+        assert 0 < (unfolded - expected).abs().max() <= 1e-5
         assert torch.equal(scored(decoder, Fibers(5))[0], expected)
         alone = cuda.Voices(decoder, 1, machine=Fibers(5)).score(embedding[1:], code[1:])
         assert torch.equal(alone, expected[1:])
@@ -98,7 +99,7 @@ def test_a_restarted_voice_is_a_new_one_and_leaves_the_others(tiny):
     assert torch.equal(second, torch.stack([expected[0, 24:], expected[1, :16]]))
 
 
-@pytest.mark.parametrize("settings", [(0.0, 1.0), (1.0, 1.0), (0.5, 1.0), (1.3, 0.3)], ids=str)
+@pytest.mark.parametrize("settings", [(0.0, 1.0), (0.5, 1.0), (1.3, 0.3)], ids=str)
 def test_the_draw_is_the_draw_of_the_dice(tiny, settings):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2, frames=2)
@@ -123,10 +124,13 @@ def rounded(decoder, precision):
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_small_weights_are_the_rounded_decoder(tiny, precision):
     decoder = single(tiny, **ODD)
-    score, (embedding, code) = scored(decoder, Fibers(3), precision=precision)
-    near = reference_score(rounded(decoder, precision), embedding, code)
+    score, (embedding, code) = scored(decoder, Fibers(3), precision=precision, folded=0)
+    near, exact = (reference_score(d, embedding, code) for d in (rounded(decoder, precision), decoder))
     assert (score - near).abs().max() <= 1e-4
-    assert (score - reference_score(decoder, embedding, code)).abs().max() > 1e-3, "nothing was rounded"
+    error = (score - exact).abs().mean()
+    assert error > 1e-4, "nothing was rounded"
+    folded, _ = scored(decoder, Fibers(3), precision=precision)
+    assert 0 < (folded - exact).abs().mean() <= 2 * error, "a product of two matrices is rounded once"
 
 
 def test_magentas_probabilities():
@@ -140,34 +144,32 @@ def test_magentas_probabilities():
 
 
 FAULTS = {
-    "no barrier after numbers came": ("grid.cuh", "return !__syncthreads_or(!all);", "return all;"),
+    "no barrier after numbers came": ("grid.cuh", "!__syncthreads_or(!take_box", "(take_box"),
+    "no barrier after two boxes came": (
+        "voices.cu",
+        "if (__syncthreads_or(!all)) return false;\n    if (next",
+        "if (next",
+    ),
     "no barrier after the codes are heard": ("voices.cu", "  __syncthreads();\n}\n\nextern", "}\n\nextern"),
     "no barrier before a window is used": ("voices.cu", "if (__syncthreads_or(!all)) return false;", ""),
+    "one place where two are needed": ("voices.cu", "SHARED_X) + layer % BUFFERS", "SHARED_X) + 0"),
     "the sample before is taken for this one": ("grid.cuh", "unsigned due = stamp(n);", "unsigned due = stamp(n) - 1;"),
     "only one of two mails is looked at": ("grid.cuh", "|| (unsigned)(got[k].at[1] >> 32) != due", ""),
-    "a slot is one too far": ("voices.cu", "(begin + s + tap * gap) % room", "(begin + s + tap * gap + 1) % room"),
-    "taps change places": (
-        "voices.cu",
-        "(TAPS - 1) + tap - 1) * PAST_SLAB",
-        "(TAPS - 1) + TAPS - 1 - tap) * PAST_SLAB",
-    ),
-    "tanh of the sigmoid's row": ("voices.cu", "gate(opened, value), stamp", "gate(value, opened), stamp"),
-    "a lane too few": (
-        "product.cuh",
-        "for (int far = 16; far; far /= 2) {\n      if",
-        "for (int far = 16; far > 1; far /= 2) {\n      if",
-    ),
+    "a slot is one too far": ("voices.cu", "begin + s + tap * gap, layer", "begin + s + tap * gap + 1, layer"),
+    "taps change places": ("voices.cu", "(TAPS - 1) + tap - 1) * GATES", "(TAPS - 1) + TAPS - 1 - tap) * GATES"),
+    "an input late": ("voices.cu", "here.x(layer - 1) : here.x(layer)", "here.x(layer) : here.x(layer)"),
+    "lanes left out": ("product.cuh", "for (int far = 16; far; far /= 2)", "for (int far = 16; far > 1; far /= 2)"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_in_the_kernel_is_seen(tiny, fault):
     decoder = single(tiny, **ODD)
-    expected, (embedding, code) = scored(decoder, Fibers(3))
+    expected, _ = scored(decoder, Fibers(3), frames=2)
 
     def runs(seed):
         try:
-            score = cuda.Voices(decoder, 2, machine=Fibers(3, seed=seed, edit=FAULTS[fault])).score(embedding, code)
+            score, _ = scored(decoder, Fibers(3, seed=seed, edit=FAULTS[fault]), frames=2)
         except RuntimeError as error:
             assert "waited in vain" in str(error)  # noqa: PT017
             return False

@@ -9,7 +9,7 @@ import torch
 
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import weights
-from wavenet_ae.sampler.cuda import layout
+from wavenet_ae.sampler.cuda import layout, packing
 
 H200 = {"blocks": 132, "shared": 232_448}
 
@@ -38,7 +38,7 @@ def gates_in_order(dealt, width):
 def test_every_row_has_one_owner(tiny, blocks, sizes):
     decoder = tiny(torch.float32, **sizes)
     plan = layout.plan(decoder, 1, precision="fp32", blocks=blocks, shared=10**6)
-    packed, folded = layout.pack(decoder, plan), weights.fold(decoder)
+    packed, folded = packing.pack(decoder, plan), weights.fold(decoder)
     width, skip, c = decoder.start.out_channels, decoder.out.out_channels, plan.channels
     assert plan.blocks <= blocks
     assert plan.channels * (plan.blocks - 1) < plan.width <= plan.channels * plan.blocks, "no block is idle"
@@ -58,7 +58,12 @@ def test_every_row_has_one_owner(tiny, blocks, sizes):
             np.testing.assert_array_equal(residual[i, :, :width], folded.residual[i])
     np.testing.assert_array_equal(in_order(packed.out, skip)[:, :skip], folded.out.astype(np.float32))
     np.testing.assert_array_equal(in_order(packed.scores, 256)[:, :skip], folded.logits.astype(np.float32))
-    for matrix in (packed.now, packed.past):
+    for i in range(plan.folded):
+        product = folded.current[i + 1].astype(float) @ folded.residual[i + 1]
+        actual = gates_in_order(packed.folded[:, i], width)[:, :width]
+        np.testing.assert_array_equal(actual, product.astype(np.float32))
+    assert plan.folded == plan.layers - 2, "a small decoder's layers are all folded"
+    for matrix in (packed.now, packed.folded, packed.past):
         assert not matrix[..., width:].any(), "what pads a row is silent"
     assert np.count_nonzero(packed.now) == sum(
         np.count_nonzero(m) for matrices in (folded.current, folded.residual, folded.skip) for m in matrices
@@ -67,8 +72,8 @@ def test_every_row_has_one_owner(tiny, blocks, sizes):
 
 def test_int8_rows_keep_their_scales(tiny):
     decoder = tiny(torch.float32, width=20)
-    plan = layout.plan(decoder, 1, precision="int8", blocks=3, shared=10**6)
-    packed, folded = layout.pack(decoder, plan), weights.fold(decoder)
+    plan = layout.plan(decoder, 1, precision="int8", blocks=3, shared=10**6, folded=0)
+    packed, folded = packing.pack(decoder, plan), weights.fold(decoder)
     at, shape = layout.offsets(plan.own)["scale"], plan.own["scale"]
     scale = packed.own[:, at : at + math.prod(shape)].reshape(plan.blocks, *shape)
     now = gates_in_order((packed.now * scale[..., None])[:, 2, : 2 * plan.channels], 20)[:, :20]
@@ -96,6 +101,10 @@ def test_the_published_decoder_on_an_h200():
     plan = layout.plan(sized(), 1, precision="bf16", **H200)
     assert (plan.blocks, plan.channels, plan.says, plan.scores, plan.window) == (128, 4, 2, 2, 8)
     assert plan.resident == 14, "of 30 layers, whose weights need not be read again"
+    assert (plan.folded, plan.exchanges) == (10, 52)
+    assert layout.plan(sized(), 1, precision="bf16", **H200, folded=28).exchanges == 34
+    assert layout.plan(sized(), 1, precision="bf16", **H200, folded=0).exchanges == 62
+    assert layout.plan(sized(), 1, precision="int8", **H200).exchanges == 34
     assert layout.plan(sized(), 8, precision="bf16", **H200).window == 2
 
 

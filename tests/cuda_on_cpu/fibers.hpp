@@ -13,6 +13,7 @@
 #include <vector>
 
 #define ON_CPU
+#define THREADS 64  // of a block
 #define __global__
 #define __device__
 #define __forceinline__ inline
@@ -26,6 +27,7 @@ struct Fiber {
   jmp_buf point;
   std::unique_ptr<char[]> stack;
   int block, thread;
+  const void* looked_at = nullptr;  // the two mails that were not yet there
   bool begun = false, done = false;
 };
 struct Meeting {  // of so many fibers; what they voted and brought is there until the next one ends
@@ -40,7 +42,8 @@ struct Block {
 };
 inline std::vector<Fiber> fibers;
 inline std::vector<Block> blocks;
-inline std::vector<Fiber*> runnable, patient_ones;  // the latter run again when a mail arrives
+inline std::vector<Fiber*> runnable;
+inline std::map<const void*, std::vector<Fiber*>> patient_ones;  // run again when one of the mails they look at arrives
 inline std::map<unsigned long long*, std::vector<unsigned long long>> under_way;  // in order, for each address
 inline Fiber* now;
 inline jmp_buf scheduler;
@@ -50,12 +53,15 @@ inline std::function<void()> body;
 __attribute__((noinline)) inline void hand_over() {
   if (!_setjmp(now->point)) _longjmp(scheduler, 1);
 }
+inline void wake(std::vector<Fiber*>& those) {
+  runnable.insert(runnable.end(), those.begin(), those.end());
+  those.clear();
+}
 inline void yield() { runnable.push_back(now); hand_over(); }
 inline void meet(Meeting& meeting, int of) {
   meeting.waiting.push_back(now);
   if ((int)meeting.waiting.size() == of) {
-    runnable.insert(runnable.end(), meeting.waiting.begin(), meeting.waiting.end());
-    meeting.waiting.clear();
+    wake(meeting.waiting);
     meeting.voted = meeting.votes;
     meeting.votes = 0;
     ++meeting.turn;
@@ -93,10 +99,13 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 }
 
 #define SHARED_MEMORY(name) unsigned char* name = blocks[now->block].shared.data()
-#define GIVE_WAY() (patient_ones.push_back(now), hand_over())
+#define GIVE_WAY() (patient_ones[now->looked_at].push_back(now), hand_over())
 inline unsigned bits(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
 inline float number(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
-template <typename Two> Two load_two(const unsigned long long* from) { return {{from[0], from[1]}}; }
+template <typename Two> Two load_two(const unsigned long long* from) {
+  now->looked_at = from;
+  return {{from[0], from[1]}};
+}
 #define load_relaxed load_two<TwoMails>
 inline void store_relaxed(unsigned long long* to, unsigned long long mail) { under_way[to].push_back(mail); yield(); }
 inline unsigned peek(const unsigned* word) { return *(volatile const unsigned*)word; }
@@ -105,9 +114,8 @@ inline void deliver() {
   auto one = std::next(under_way.begin(), dice() % under_way.size());
   *one->first = one->second.front();
   one->second.erase(one->second.begin());
+  wake(patient_ones[(const void*)((size_t)one->first & ~(size_t)15)]);
   if (one->second.empty()) under_way.erase(one);
-  runnable.insert(runnable.end(), patient_ones.begin(), patient_ones.end());
-  patient_ones.clear();
 }
 inline void enter() { body(); now->done = true; hand_over(); }
 
@@ -127,11 +135,16 @@ inline bool launch(int grid, int shared, unsigned seed, std::function<void()> ke
     runnable.push_back(&fiber);
   }
   volatile int left = grid * THREADS;
+  long picked = 0, starved = 0;
   while (left) {
     if (!under_way.empty() && (runnable.empty() || dice() % 4 == 0)) deliver();
-    if (runnable.empty()) runnable.swap(patient_ones);  // nothing will come: time passes
+    if (runnable.empty())  // nothing will come: time passes
+      for (auto& [mail, those] : patient_ones) wake(those);
     if (runnable.empty()) return false;
-    std::swap(runnable[dice() % runnable.size()], runnable.back());
+    if (picked++ % 16384 == 0) starved = dice() % (grid * THREADS / 32);  // one warp falls far behind, as warps may
+    unsigned long one = dice() % runnable.size();
+    for (int n = 0; n < 4 && (runnable[one] - fibers.data()) / 32 == starved; ++n) one = dice() % runnable.size();
+    std::swap(runnable[one], runnable.back());
     now = runnable.back();
     runnable.pop_back();
     threadIdx = {now->thread}, blockIdx = {now->block};

@@ -13,11 +13,11 @@ from torch import Tensor
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import check_shapes
-from wavenet_ae.sampler.cuda import compiling, device, layout
+from wavenet_ae.sampler.cuda import compiling, device, layout, packing
 
 MOST_VOICES = 8  # beyond that `batched` is the engine: the exchange would carry too much
 FRAMES = 2  # of one launch: between two, an interrupt is heard and what is done can be handed out
-CALL = struct.Struct("<14Q3q2d")  # the kernel's `Call`
+CALL = struct.Struct("<15Q3q2d")  # the kernel's `Call`
 
 Launch = Callable[[bytes], None]
 
@@ -60,15 +60,17 @@ class Voices:
         precision: str = "fp32",
         threads: int | None = None,
         machine: Machine | None = None,
+        folded: int | None = None,
     ):
         if not 1 <= batch <= MOST_VOICES:
             raise ValueError(f"{batch} voices: the cuda engine has 1 to {MOST_VOICES}; engine='batched' has more")
         machine = machine or device.Gpu(decoder.start.weight.device)
         self.decoder, self.device, self.clock, self.intact = decoder, machine.device, 0, True
-        sizes = {"precision": precision, "blocks": machine.blocks, "shared": machine.shared}
-        self.plan = layout.plan(decoder, batch, **sizes)  # type: ignore[arg-type]
+        self.plan = layout.plan(
+            decoder, batch, precision=precision, blocks=machine.blocks, shared=machine.shared, folded=folded
+        )
         self.launch = machine.load(self.plan)
-        self.weights = layout.to_device(layout.pack(decoder, self.plan), self.device)
+        self.weights = packing.to_device(packing.pack(decoder, self.plan), self.device)
         plan = self.plan
         self.mail = torch.zeros(layout.size(plan.mail), dtype=torch.long, device=self.device)
         self.ahead = torch.zeros(plan.blocks, plan.ahead, batch, 2 * plan.channels, device=self.device)
@@ -132,7 +134,7 @@ class Voices:
         if not self.intact:
             raise RuntimeError("these voices were broken off inside a launch and cannot go on: open new ones")
         self.intact = False
-        weights = [self.weights[name].data_ptr() for name in layout.Packed._fields]
+        weights = [self.weights[name].data_ptr() for name in packing.Packed._fields]
         state = [tensor.data_ptr() for tensor in (self.mail, self.ahead, self.memory, self.lost, told)]
         traffic = [0 if die is None else die.data_ptr(), code.data_ptr(), 0 if logits is None else logits.data_ptr()]
         self.launch(CALL.pack(*weights, *state, *traffic, self.clock, len(told), die is None, *settings))

@@ -30,13 +30,11 @@ __device__ __forceinline__ void post(Mail* to, float value, unsigned stamp) {
 }
 
 // A thread that has waited too long, or sees that another has, says so and goes on: the block leaves at its next barrier.
-__device__ __forceinline__ bool patient(unsigned& tries, unsigned* lost, unsigned stamp) {
+__device__ __forceinline__ bool patient(unsigned& tries, unsigned* lost) {
   GIVE_WAY();
-  if (++tries % 1024 == 0 && (tries >= MOST_TRIES || peek(lost))) {
-    *lost = stamp;
-    return false;
-  }
-  return true;
+  bool goes_on = ++tries % 1024 || (tries < MOST_TRIES && !peek(lost));
+  if (!goes_on) *lost = 1;
+  return goes_on;
 }
 
 // Numbers 0 to count - 1, the n-th from the mail at where(n) once it is stamped stamp(n). All loads are under way
@@ -58,7 +56,7 @@ __device__ __forceinline__ bool take(Where where, Stamp stamp, int count, float*
     if (n >= count) continue;
     unsigned due = stamp(n);
     while (all && ((unsigned)(got[k].at[0] >> 32) != due || (unsigned)(got[k].at[1] >> 32) != due)) {
-      all = patient(tries, lost, due);
+      all = patient(tries, lost);
       got[k] = load_relaxed(where(n));
     }
     to[n] = number((unsigned)got[k].at[0]);
@@ -67,9 +65,14 @@ __device__ __forceinline__ bool take(Where where, Stamp stamp, int count, float*
   return all;
 }
 
-// A whole box of COUNT numbers of one sample, for every thread of the block. False, to all of them, if any gave up.
+// A whole box of COUNT numbers of one sample.
+template <int COUNT>
+__device__ __forceinline__ bool take_box(const Mail* box, float* to, unsigned stamp, unsigned* lost) {
+  return take<COUNT>([=](int n) { return box + n; }, [=](int) { return stamp; }, COUNT, to, lost);
+}
+
+// The same for every thread of the block to read. False, to all of them, if any gave up.
 template <int COUNT>
 __device__ __forceinline__ bool collect(const Mail* box, float* to, unsigned stamp, unsigned* lost) {
-  bool all = take<COUNT>([=](int n) { return box + n; }, [=](int) { return stamp; }, COUNT, to, lost);
-  return !__syncthreads_or(!all);
+  return !__syncthreads_or(!take_box<COUNT>(box, to, stamp, lost));
 }

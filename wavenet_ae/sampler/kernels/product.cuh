@@ -36,12 +36,9 @@ struct Rows {
         if (k * 32 + lane < LENGTH) held[r][k] = rows[(first + r) * LENGTH + k * 32 + lane];
   }
 
-  // Their products with x[voice][INPUTS]: lane n * 32 / (ROWS * PLACES) has that of row n / PLACES and voice n % PLACES.
-  __device__ __forceinline__ float times(const float* x) const {
+  // Add each lane's part of their products with x[voice][INPUTS] to sum[row][voice].
+  __device__ __forceinline__ void add(const float* x, float (&sum)[ROWS * PLACES]) const {
     const int lane = threadIdx.x % 32;
-    float sum[ROWS * PLACES];
-#pragma unroll
-    for (int n = 0; n < ROWS * PLACES; ++n) sum[n] = 0;
 #pragma unroll
     for (int k = 0; k < EACH; ++k) {
       int at = k * 32 + lane;
@@ -58,33 +55,39 @@ struct Rows {
               sum[r * PLACES + v] = fmaf(weight<SIZE>(held[r][k], e + i), four.at[i], sum[r * PLACES + v]);
         }
     }
-    return over_lanes(sum);
-  }
-
- private:
-  // The sums over all lanes. Halves of the list change places on the way, so that no two lanes do the same work; every
-  // total is the same tree of additions whatever the length of the list.
-  template <int N> static __device__ __forceinline__ float over_lanes(float (&sum)[N]) {
-    int left = N;
-#pragma unroll
-    for (int far = 16; far; far /= 2) {
-      if (left == 1) {
-        sum[0] += __shfl_xor_sync(~0u, sum[0], far);
-        continue;
-      }
-      left /= 2;
-      bool upper = threadIdx.x & far;
-#pragma unroll
-      for (int n = 0; n < left; ++n) {
-        float mine = upper ? sum[n + left] : sum[n], theirs = upper ? sum[n] : sum[n + left];
-        sum[n] = mine + __shfl_xor_sync(~0u, theirs, far);
-      }
-    }
-    return sum[0];
   }
 };
 
-// Which voice's product with row r of ROWS this lane has after `times`, if it is the one that should go on with it; else VOICES.
+// Sums over all lanes: lane n * 32 / N has that of place n. Halves of the list change places on the way, so that no two
+// lanes do the same work; every total is the same tree of additions whatever the length of the list.
+template <int N> __device__ __forceinline__ float over_lanes(float (&sum)[N]) {
+  int left = N;
+#pragma unroll
+  for (int far = 16; far; far /= 2) {
+    if (left == 1) {
+      sum[0] += __shfl_xor_sync(~0u, sum[0], far);
+      continue;
+    }
+    left /= 2;
+    bool upper = threadIdx.x & far;
+#pragma unroll
+    for (int n = 0; n < left; ++n) {
+      float mine = upper ? sum[n + left] : sum[n], theirs = upper ? sum[n] : sum[n + left];
+      sum[n] = mine + __shfl_xor_sync(~0u, theirs, far);
+    }
+  }
+  return sum[0];
+}
+
+// Their products with x[voice][INPUTS], as `over_lanes` leaves them.
+template <int ROWS, int INPUTS, int SIZE>
+__device__ __forceinline__ float product(const Rows<ROWS, INPUTS, SIZE>& rows, const float* x) {
+  float sum[ROWS * PLACES] = {};
+  rows.add(x, sum);
+  return over_lanes(sum);
+}
+
+// Whose sum over the lanes this lane has for a row of ROWS, if it is the lane to go on with it; else VOICES.
 template <int ROWS> __device__ __forceinline__ int voice_of_lane(int row) {
   constexpr int LANES = 32 / (ROWS * PLACES);
   int lane = threadIdx.x % 32, n = lane / LANES - row * PLACES;

@@ -8,7 +8,7 @@
 constexpr int WARPS = THREADS / 32, ROWS = 3 * CHANNELS + SAYS, LAGS = 2 * TAPS - 1;
 
 struct Call {
-  const Vector *now, *past, *out, *scores;  // weights, each [block]: [layer][row], [layer - 1][tap][row], [row], [row]
+  const Vector *now, *folded, *past, *out, *scores;  // weights, each [block]: see `Packed` in cuda/layout.py
   const float *own, *told;                  // [block]: what is used every sample, what is used every frame
   Mail* mail;
   float *ahead, *memory;                    // [block]: sums of past taps for samples to come; [voice][LAGS levels, age]
@@ -24,24 +24,36 @@ struct Call {
 __device__ constexpr int dilation(int layer) { return 1 << layer % STAGES; }
 __device__ constexpr int window(int layer) { return dilation(layer) < WINDOW ? dilation(layer) : WINDOW; }  // inputs taken together
 __device__ constexpr int slots(int layer) { return (TAPS - 1) * dilation(layer); }
+__device__ constexpr int slot(long long t, int layer) {  // of a ring of `slots`
+  return (int)((TAPS - 1 & TAPS - 2) == 0 ? t & slots(layer) - 1 : t % slots(layer));
+}
+
+// A folded layer's gates are made of the inputs and outputs of the layer before, without waiting for the sum of the two:
+// C (x + R z) = C x + (C R) z. Its own inputs and outputs are told at once, so it costs one exchange and not two.
+__device__ constexpr bool is_folded(int layer) { return layer >= 2 && layer < 2 + FOLDED; }
 
 // What a block has at hand.
 struct Here {
   int first, first_say, first_score;  // its channels, its rows of the skip, its codes
-  float *x, *z, *window, *said, *told, *level, *own;
-  const Vector *resident, *now, *past, *out, *scores;
+  float *window, *said, *told, *level, *own;
+  unsigned char* shared;
+  const Vector *resident, *now, *folded, *past, *out, *scores;
   float* ahead;
 
   __device__ Here(const Call& call, unsigned char* shared)
       : first(blockIdx.x * CHANNELS), first_say(blockIdx.x * SAYS), first_score(blockIdx.x * SCORES),
-        x((float*)(shared + SHARED_X)), z((float*)(shared + SHARED_Z)), window((float*)(shared + SHARED_WINDOW)),
-        said((float*)(shared + SHARED_SAID)), told((float*)(shared + SHARED_TOLD)),
-        level((float*)(shared + SHARED_LEVEL)), own((float*)(shared + SHARED_OWN)),
-        resident((const Vector*)(shared + SHARED_RESIDENT)), now(call.now + blockIdx.x * (long long)(LAYERS * SLAB)),
-        past(call.past + blockIdx.x * (long long)((LAYERS - 1) * (TAPS - 1) * PAST_SLAB)),
+        window((float*)(shared + SHARED_WINDOW)), said((float*)(shared + SHARED_SAID)),
+        told((float*)(shared + SHARED_TOLD)), level((float*)(shared + SHARED_LEVEL)),
+        own((float*)(shared + SHARED_OWN)), shared(shared), resident((const Vector*)(shared + SHARED_RESIDENT)),
+        now(call.now + blockIdx.x * (long long)(LAYERS * SLAB)),
+        folded(call.folded + blockIdx.x * (long long)(FOLDED * GATES_SLAB)),
+        past(call.past + blockIdx.x * (long long)((LAYERS - 1) * (TAPS - 1) * GATES_SLAB)),
         out(call.out + blockIdx.x * (SAYS * SKIP / 4)), scores(call.scores + blockIdx.x * (SCORES * SKIP / 4)),
         ahead(call.ahead + blockIdx.x * (long long)(AHEAD * VOICES * 2 * CHANNELS)) {}
 
+  // A layer's inputs and outputs, of all blocks. The next layer's have their own place while these are still read.
+  __device__ float* x(int layer) const { return (float*)(shared + SHARED_X) + layer % BUFFERS * VOICES * WIDTH; }
+  __device__ float* z(int layer) const { return (float*)(shared + SHARED_Z) + layer % BUFFERS * VOICES * WIDTH; }
   __device__ const Vector* slab(int layer) const { return (layer < RESIDENT ? resident : now) + layer * SLAB; }
   __device__ float scale(int layer, int row) const { return own[OWN_SCALE + layer * ROWS + row]; }
   __device__ float* told_gates(int layer, int voice) const { return told + (layer * VOICES + voice) * 2 * CHANNELS; }
@@ -102,11 +114,12 @@ __device__ void open_first(const Here& here, const Call& call, unsigned stamp) {
 
 // Both rows of a channel's gates, and what was summed for them ahead of time.
 struct Gates {
-  Rows<2, WIDTH, BYTES> rows;
+  Rows<2, WIDTH, BYTES> current, folded;
   float ahead[2];
 
   __device__ __forceinline__ void fetch(const Here& here, int layer, int channel, const float* ahead_now) {
-    rows.fetch(here.slab(layer), 2 * channel);
+    current.fetch(here.slab(layer), 2 * channel);
+    if (is_folded(layer)) folded.fetch(here.folded + (layer - 2) * GATES_SLAB, 2 * channel);
     int voice = voice_of_lane<2>(0);
     if (voice == VOICES) return;
     for (int half = 0; half < 2; ++half)
@@ -115,7 +128,10 @@ struct Gates {
 
   // The channel's output, to everybody.
   __device__ __forceinline__ void open(const Here& here, const Call& call, int layer, int channel, unsigned stamp) const {
-    float sum = rows.times(here.x), other = __shfl_xor_sync(~0u, sum, 16);  // the halves hold a row each
+    float sums[2 * PLACES] = {};
+    current.add(is_folded(layer) ? here.x(layer - 1) : here.x(layer), sums);
+    if (is_folded(layer)) folded.add(here.z(layer - 1), sums);
+    float sum = over_lanes(sums), other = __shfl_xor_sync(~0u, sum, 16);  // the halves hold a row each
     int voice = voice_of_lane<2>(0);
     if (voice == VOICES || here.first + channel >= WIDTH) return;
     const float* told = here.told_gates(layer, voice) + 2 * channel;
@@ -125,10 +141,19 @@ struct Gates {
   }
 };
 
+// This warp's channels; the weights of the first are there already.
+__device__ __forceinline__ void open_all(
+    const Here& here, const Call& call, int layer, Gates& gates, const float* ahead_now, unsigned stamp) {
+  for (int first = threadIdx.x / 32, channel = first; channel < CHANNELS; channel += WARPS) {
+    if (channel != first) gates.fetch(here, layer, channel, ahead_now);
+    gates.open(here, call, layer, channel, stamp);
+  }
+}
+
 // While others compute their gates: what the layer's last inputs will add to the gates of samples to come. Weights are
 // read once for the whole window.
 __device__ bool look_back(const Here& here, const Call& call, int layer, float* ahead, long long t) {
-  const int span = window(layer), gap = dilation(layer), room = slots(layer);
+  const int span = window(layer), gap = dilation(layer);
   const long long begin = t + 1 - span;
   bool all = take<WINDOW * VOICES * WIDTH>(
       [&](int n) { return mail_x(call, layer, begin + n / (VOICES * WIDTH)) + n % (VOICES * WIDTH); },
@@ -137,14 +162,14 @@ __device__ bool look_back(const Here& here, const Call& call, int layer, float* 
   for (int item = threadIdx.x / 32; item < (TAPS - 1) * CHANNELS; item += WARPS) {
     int tap = item / CHANNELS + 1, channel = item % CHANNELS;
     Rows<2, WIDTH, BYTES> rows;
-    rows.fetch(here.past + ((layer - 1) * (TAPS - 1) + tap - 1) * PAST_SLAB, 2 * channel);
+    rows.fetch(here.past + ((layer - 1) * (TAPS - 1) + tap - 1) * GATES_SLAB, 2 * channel);
     for (int s = 0; s < span; ++s) {
-      float sum = rows.times(here.window + s * VOICES * WIDTH);
+      float sum = product(rows, here.window + s * VOICES * WIDTH);
       for (int half = 0; half < 2; ++half) {
         int voice = voice_of_lane<2>(half);
         if (voice == VOICES) continue;
         if (BYTES == 1) sum *= here.own[OWN_PAST_SCALE + ((layer - 1) * (TAPS - 1) + tap - 1) * 2 * CHANNELS + 2 * channel + half];
-        float* to = ahead + (((begin + s + tap * gap) % room * VOICES + voice) * CHANNELS + channel) * 2 + half;
+        float* to = ahead + ((slot(begin + s + tap * gap, layer) * VOICES + voice) * CHANNELS + channel) * 2 + half;
         *to = tap == TAPS - 1 ? sum : *to + sum;  // the oldest tap comes first: its slot is free
       }
     }
@@ -156,7 +181,7 @@ __device__ bool look_back(const Here& here, const Call& call, int layer, float* 
 __device__ __forceinline__ void carry_on(
     const Here& here, const Call& call, int layer, int row, const Rows<1, WIDTH, BYTES>& rows, long long t) {
   const unsigned stamp = (unsigned)t + 1;
-  float sum = rows.times(here.z);
+  float sum = product(rows, here.z(layer));
   int voice = voice_of_lane<1>(0), channel = here.first + row, say = row - CHANNELS;
   if (voice == VOICES) return;
   if (BYTES == 1) sum *= here.scale(layer, 2 * CHANNELS + row);
@@ -165,7 +190,7 @@ __device__ __forceinline__ void carry_on(
     if (layer == LAYERS - 1 && here.first_say + say < SKIP)
       post(call.mail + MAIL_SAID + voice * SKIP + here.first_say + say, fmaxf(total, 0.f), stamp);
   } else if (layer < LAYERS - 1 && channel < WIDTH) {
-    float before = layer ? here.x[voice * WIDTH + channel] : of_levels(here, here.own + OWN_START, CHANNELS, row, TAPS, voice);
+    float before = layer ? here.x(layer)[voice * WIDTH + channel] : of_levels(here, here.own + OWN_START, CHANNELS, row, TAPS, voice);
     post(mail_x(call, layer + 1, t) + voice * WIDTH + channel,
          before + (sum + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + row]), stamp);
   }
@@ -181,7 +206,7 @@ __device__ bool conclude(
   if (!collect<VOICES * SKIP>(from, x, stamp, call.lost)) return false;
   for (; row < OWNED; row += WARPS) {
     if (row >= WARPS) rows.fetch(weights, row);
-    float sum = rows.times(x);
+    float sum = product(rows, x);
     int voice = voice_of_lane<1>(0);
     if (voice < VOICES && first + row < ALL) post(to + voice * ALL + first + row, finish(sum, voice, row), stamp);
   }
@@ -196,25 +221,26 @@ __device__ bool step(const Here& here, const Call& call, long long t) {
   open_first(here, call, stamp);
   for (int layer = 0; layer < LAYERS; ++layer) {
     if (layer && TAPS > 1) {
-      if ((t + 1) % window(layer) == 0 && !look_back(here, call, layer, ahead, t)) return false;
+      if ((t + 1 & window(layer) - 1) == 0 && !look_back(here, call, layer, ahead, t)) return false;
       ahead += slots(layer) * VOICES * 2 * CHANNELS;
     }
-    Rows<1, WIDTH, BYTES> rows;  // on their way while the others are waited for
-    if (warp < CHANNELS + SAYS) rows.fetch(here.slab(layer), 2 * CHANNELS + warp);
-    if (!collect<VOICES * WIDTH>(mail_z(call, layer), here.z, stamp, call.lost)) return false;
-    for (int row = warp; row < CHANNELS + SAYS; row += WARPS) {
-      if (row != warp) rows.fetch(here.slab(layer), 2 * CHANNELS + row);
-      carry_on(here, call, layer, row, rows, t);
+    const int next = layer + 1, row = warp, channel = warp;  // the first of this warp's
+    const float* ahead_now = ahead + (TAPS > 1 && next < LAYERS ? slot(t, next) * VOICES * 2 * CHANNELS : 0);
+    Gates gates;  // weights are on their way while the others are waited for
+    Rows<1, WIDTH, BYTES> rows;
+    if (next < LAYERS && channel < CHANNELS) gates.fetch(here, next, channel, ahead_now);
+    if (row < CHANNELS + SAYS) rows.fetch(here.slab(layer), 2 * CHANNELS + row);
+    bool all = !is_folded(layer) || take_box<VOICES * WIDTH>(mail_x(call, layer, t), here.x(layer), stamp, call.lost);
+    all &= take_box<VOICES * WIDTH>(mail_z(call, layer), here.z(layer), stamp, call.lost);
+    if (__syncthreads_or(!all)) return false;
+    if (next < LAYERS && is_folded(next)) open_all(here, call, next, gates, ahead_now, stamp);
+    for (int r = row; r < CHANNELS + SAYS; r += WARPS) {
+      if (r != row) rows.fetch(here.slab(layer), 2 * CHANNELS + r);
+      carry_on(here, call, layer, r, rows, t);
     }
-    if (layer == LAYERS - 1) break;
-    const int next = layer + 1;
-    const float* ahead_now = ahead + (TAPS > 1 ? t % slots(next) * VOICES * 2 * CHANNELS : 0);
-    Gates gates;
-    if (warp < CHANNELS) gates.fetch(here, next, warp, ahead_now);
-    if (!collect<VOICES * WIDTH>(mail_x(call, next, t), here.x, stamp, call.lost)) return false;
-    for (int channel = warp; channel < CHANNELS; channel += WARPS) {
-      if (channel != warp) gates.fetch(here, next, channel, ahead_now);
-      gates.open(here, call, next, channel, stamp);
+    if (next < LAYERS && !is_folded(next)) {
+      if (!collect<VOICES * WIDTH>(mail_x(call, next, t), here.x(next), stamp, call.lost)) return false;
+      open_all(here, call, next, gates, ahead_now, stamp);
     }
   }
   return conclude<SAYS, SKIP>(
