@@ -1,4 +1,4 @@
-"""A long note that turns from sound to sound: python examples/morph_over_time.py model.safetensors a.wav ... out.wav."""
+"""A long note that turns into others: python examples/morph_over_time.py model.safetensors a.wav b.wav ... out.wav."""
 
 import sys
 

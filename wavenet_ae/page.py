@@ -62,13 +62,14 @@ for (const pad of document.querySelectorAll('.pad')) {
   const rows = () => squares[keys ? keys.value : Object.keys(squares)[0]];
   const player = new Audio(), cells = pad.querySelectorAll('i');
   let row = -1, column = -1;
+  player.addEventListener('playing', () => { pad.dataset.playing = player.getAttribute('src'); });
   const play = (r, c, again) => {
     const all = rows();
     r = Math.max(0, Math.min(all.length - 1, r)); c = Math.max(0, Math.min(all[0].length - 1, c));
     if (r === row && c === column && !again) return;
     row = r; column = c;
     cells.forEach((cell, n) => cell.classList.toggle('on', n === r * all[0].length + c));
-    pad.dataset.playing = all[r][c]; player.src = all[r][c]; player.play().catch(() => {});
+    player.src = all[r][c]; player.play().catch(() => {});
   };
   const at = (event, again) => {
     const box = pad.getBoundingClientRect(), all = rows();
