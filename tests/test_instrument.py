@@ -73,6 +73,10 @@ def test_real_notes_that_are_held_loop_and_struck_ones_do_not():
         assert instrument.find(audio.read(train / f"{name}.flac")) is None
 
 
+def test_an_offset_does_not_hide_the_loop():
+    assert instrument.find(held(60) + 0.9)[:2] == instrument.find(held(60))[:2]
+
+
 def test_what_cannot_be_held_has_no_loop():
     decay = torch.exp(-3 * torch.arange(32_000) / 16_000)
     assert instrument.find(held(60) * decay) is None, "26 dB a second"

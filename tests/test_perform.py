@@ -188,6 +188,8 @@ def test_other_keys_are_played_in_tune_at_their_length(here, command):
     for number, expected in enumerate((60, 67, 52)):
         assert abs(pitch.measure(music[number * 16_000 + 3000 : (number + 1) * 16_000]) - expected) < 0.02
     assert music[-4000:-2400].abs().max() > 0.25, "held to the end, whatever the transposition"
+    assert 0.1 < music[-1280:-1120].abs().max() < 0.2, "half gone in the middle of the release"
+    assert music[-80:].abs().max() < 0.002, "and no click at its end"
 
 
 def test_the_nearest_note_of_an_instrument_is_played(here, command):

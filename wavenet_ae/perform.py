@@ -50,31 +50,32 @@ def main(cfg: DictConfig) -> None:
     audio.check_subtype("wav", cfg.subtype)
     style = _style(cfg)
     sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
-    groups = _groups(cfg.inputs, bool(cfg.morph))
+    given = [cfg.inputs] if isinstance(cfg.inputs, str | int) else list(cfg.inputs)
+    groups = _groups([str(path) for path in given], bool(cfg.morph), str(cfg.out))
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     sampling.check(model.decoder)
     fingerprint = checkpoint.fingerprint(model)
-    names = " > ".join(" ".join(path.name for path in group) for group in groups)
-    made = f"{provenance.made_with(model, fingerprint, sampling)}, hold {cfg.hold}, release {cfg.release:g}, of {names}"
+    how = provenance.made_with(model, fingerprint, sampling)
+    names = (" > " if cfg.morph else " ").join(Path(str(path)).name for path in given)
+    made = f"{how}, hold {cfg.hold}, release {cfg.release:g}, pitch {cfg.pitch}, of {names}"
     places = pending(cfg.midi, score.SUFFIXES, cfg.out, ".wav", made=made, overwrite=cfg.overwrite)
     pieces: dict[Path, list[Played]] = {}
     paths, faults = sift(places, lambda path: pieces.update({path: score.read(path)}))
     if paths:
         band = Band(model, _encoded(groups, model, fingerprint, cfg.pitch), style)
-        made_of = f"{provenance.made_with(model, fingerprint, sampling)}"
     for path in paths:
-        music = _performed(band, pieces[path], Path(str(cfg.out)) / "notes", sampling, made_of)
+        music = _performed(band, pieces[path], Path(str(cfg.out)) / "notes", sampling, how)
         audio.write(places[path], _fitting(music), comment=provenance.comment(made, path.name), subtype=cfg.subtype)
         print(places[path])
     finish(len(paths), f"pieces in {cfg.out}", faults)
 
 
 def _performed(
-    band: Band, notes: Sequence[Played], folder: Path, sampling: Sampling, made: str
+    band: Band, notes: Sequence[Played], folder: Path, sampling: Sampling, how: str
 ) -> Float[Tensor, " samples"]:
     """A piece: the notes that are not in `folder` yet are generated, then all are mixed."""
     parts = list(band.parts(notes))
-    key = hashlib.blake2b(made.encode(), digest_size=4).hexdigest()  # notes of another model or seed are others
+    key = hashlib.blake2b(how.encode(), digest_size=4).hexdigest()  # notes of another model or seed are others
     places = {part.sound.name: folder / f"{part.sound.name}-{key}.wav" for part in parts}
     sounds = list({part.sound.name: part.sound for part in parts if not places[part.sound.name].exists()}.values())
     total = sum(each.samples for each in sounds)
@@ -82,7 +83,7 @@ def _performed(
     with tqdm(total=total, desc="generate", unit="sample", unit_scale=True, disable=not sounds) as bar:
         for index, wave in synthesis.render(band.model.decoder, sounds, sampling, bar.update):
             name = sounds[index].name
-            audio.write(places[name], wave, comment=provenance.comment(made, "a note"), subtype="FLOAT")
+            audio.write(places[name], wave, comment=provenance.comment(how, "a note"), subtype="FLOAT")
     heard = performance.heard(parts, lambda name: audio.read(places[name]), band.style.release)
     return score.mix(heard, max(part.start + part.samples for part in parts))
 
@@ -112,23 +113,21 @@ def _style(cfg: DictConfig) -> Style:
     return Style(hold, round(release * audio.SAMPLE_RATE))
 
 
-def _groups(inputs: object, morph: bool) -> list[list[Path]]:
+def _groups(paths: Sequence[str], morph: bool, out: str) -> list[list[Path]]:
     """The files of each instrument: all of one, or, to morph, those of each input.
 
     Raises:
         FileNotFoundError: an input is not there, or holds no sound.
         ValueError: one input is to morph.
     """
-    given = [str(path) for path in inputs] if isinstance(inputs, Sequence) and not isinstance(inputs, str) else None
-    paths = [str(inputs)] if given is None else given
     suffixes = (*embeddings.SUFFIXES, *audio.SUFFIXES)
     if not morph:
-        return [files.gather(paths, suffixes)[0]]
+        return [files.gather(paths, suffixes, out=out)[0]]
     if len(paths) < 2:
         raise ValueError(
             "one input and morph=true: expected two or more, as inputs=[a.wav,b.wav], to go from one to another"
         )
-    return [files.gather(path, suffixes)[0] for path in paths]
+    return [files.gather(path, suffixes, out=out)[0] for path in paths]
 
 
 def _encoded(

@@ -38,6 +38,7 @@ def find(wave: Float[Tensor, " samples"]) -> Loop | None:
     whole periods apart, whatever the pitch. Among the best joints that of the longest loop is taken.
     """
     samples = wave.detach().cpu().double().numpy()
+    samples = samples - samples.mean()  # a constant offset would hide the zero crossings
     part = _sustained(samples)
     if part is None:
         return None
@@ -51,14 +52,15 @@ def find(wave: Float[Tensor, " samples"]) -> Loop | None:
     found = []
     for stop in ends[np.linspace(0, len(ends) - 1, min(_ENDS, len(ends))).astype(int)]:
         starts = crossings[crossings <= stop - _SHORTEST_LOOP]
-        if len(starts) == 0:
-            continue
-        likeness = _likeness(samples, int(stop), first)[starts - first]
-        found += [Loop(int(start), int(stop), float(like)) for start, like in zip(starts, likeness, strict=True)]
+        if len(starts):
+            found.append((int(stop), starts, _likeness(samples, int(stop), first)[starts - first]))
     if not found:
         return None
-    good = min(1 - _AS_GOOD * (1 - max(loop.likeness for loop in found)), 1 - _GOOD)
-    return max((loop for loop in found if loop.likeness >= good), key=lambda loop: loop.stop - loop.start)
+    best = max(likeness.max() for _, _, likeness in found)
+    good = min(1 - _AS_GOOD * (1 - best), 1 - _GOOD)
+    earliest = ((stop, starts, likeness, int((likeness >= good).argmax())) for stop, starts, likeness in found)
+    loops = [Loop(int(starts[n]), stop, float(like[n])) for stop, starts, like, n in earliest if like[n] >= good]
+    return max(loops, key=lambda loop: loop.stop - loop.start)
 
 
 def smooth(wave: Float[Tensor, " samples"], loop: Loop | None) -> Float[Tensor, " samples"]:
