@@ -7,6 +7,8 @@ Examples:
         go on exactly where that run stopped, and further
     python -m wavenet_ae.train experiment=nsynth notes.root=/data/nsynth device=cuda
         the published model and recipe; experiment=baseline is the spectral one it was compared with
+    torchrun --nproc-per-node 2 --max-restarts 3 -m wavenet_ae.train run=runs/mine batch=8
+        two processes share each batch; one that is lost costs only what came after the last state
 
 Ctrl-C (or SIGTERM) ends a run after the step under way, with its state saved. Watch it with
     tensorboard --logdir runs
@@ -15,6 +17,7 @@ Ctrl-C (or SIGTERM) ends a run after the step under way, with its state saved. W
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +33,13 @@ from wavenet_ae.models.spectral import SpectralAutoencoder
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
 from wavenet_ae.synthesis import Sampling
+from wavenet_ae.training import processes
 from wavenet_ae.training.clock import Plan
 from wavenet_ae.training.descent import Descent, Diverged
 from wavenet_ae.training.listening import Listener
 from wavenet_ae.training.loop import Hooks, Loop
 from wavenet_ae.training.objectives import Likelihood, Reconstruction
+from wavenet_ae.training.processes import Group
 from wavenet_ae.training.recognition import Recognition
 from wavenet_ae.training.run import Run
 
@@ -46,26 +51,36 @@ CHANGEABLE = (*PACE, "workers", "notes.root")  # of a resumed run
 def main(cfg: DictConfig) -> None:
     """Build what conf/train.yaml names, train it, and say what came of it."""
     cfg = _resumed(cfg) if cfg.resume else _settled(cfg)
+    again = not cfg.resume and _is_begun(cfg)
+    if again and Run(cfg.run).states():
+        cfg.resume = cfg.run
     train, valid = _corpora(cfg)
     _check_same_notes(cfg, train, valid)
-    objective = _objective(cfg)
+    with processes.joined(str(device_named(cfg.device))) as group:
+        _train(cfg, train, valid, group, again)
+
+
+def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, again: bool) -> None:
+    """What every process does; the first of them writes and speaks."""
+    objective = _objective(cfg, group)
     plan = Plan(**{name: cfg[name] for name in PACE})
     listened, licence = _chosen(cfg.listen, valid), _licence(Path(cfg.notes.root))
-    crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by}
+    crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by, "max_unreadable": cfg.max_unreadable}
+    share = group.share(cfg.batch)
     validation = list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
     run = Run(str(cfg.run))
-    if not cfg.resume:
-        run.create(OmegaConf.to_yaml(cfg, resolve=True))
-    with run.locked():
-        first, state = run.restore(cfg.resume_step) if cfg.resume else (0, None)
-        if state is not None:
-            objective.restore(state)
-        print(_introduction(cfg, objective.model, train, valid, first))
-        batches = notes.batches(train, seed=cfg.seed, first_step=first, workers=cfg.workers, **crops)
-        board = SummaryWriter(str(run.folder), purge_step=first + 1 if first else None)
-        hooks = _hooks(cfg, objective, listened, licence, run, board)
+    if not cfg.resume and group.is_first:
+        run.create(OmegaConf.to_yaml(cfg, resolve=True), again=again)
+    with run.locked() if group.is_first else nullcontext():
+        first = _restored(cfg, run, objective, group)
+        if group.is_first:
+            print(_introduction(cfg, objective.model, train, valid, first))
+        reading = {"first_step": first, "workers": cfg.workers, "share": share}
+        batches = notes.batches(train, seed=cfg.seed, **reading, **crops)
+        board = SummaryWriter(str(run.folder), purge_step=first + 1 if first else None) if group.is_first else None
+        hooks = Hooks() if board is None else _hooks(cfg, objective, listened, licence, run, board)
         try:
-            step, ended = Loop(objective, iter(batches), validation, run, plan, hooks).train(first)
+            step, ended = Loop(objective, iter(batches), validation, run, plan, hooks, group).train(first)
         except Diverged as error:
             kept = run.states()
             rest = (
@@ -75,8 +90,39 @@ def main(cfg: DictConfig) -> None:
             )
             raise RuntimeError(f"{error}; {rest}") from error
         finally:
-            board.close()
-    print(_summary(run, objective, step, ended))
+            if board is not None:
+                board.close()
+    if group.is_first:
+        print(_summary(run, objective, step, ended))
+
+
+def _restored(cfg: DictConfig, run: Run, objective: Descent, group: Group) -> int:
+    """Take up the state to go on from, if any; the first process tidies the folder, then the others read the same."""
+    first, state = 0, None
+    if cfg.resume and group.is_first:
+        first, state = run.restore(cfg.resume_step)
+    first = group.gathered(first)[0]
+    if cfg.resume and not group.is_first:
+        state = run.read(first)
+    if state is not None:
+        objective.restore(state)
+    return first
+
+
+def _is_begun(cfg: DictConfig) -> bool:
+    """Whether torchrun starts this run again, after one of its processes was lost.
+
+    Raises:
+        ValueError: several processes, or a later start, could not know the run's folder.
+    """
+    named = {each.lstrip("+").split("=")[0] for each in HydraConfig.get().overrides.task}
+    if processes.started_by_torchrun() and not named & {"run", "resume"}:
+        raise ValueError("torchrun starts several processes, perhaps again: name their run's folder by run=...")
+    path = Path(str(cfg.run)) / "config.yaml"
+    if not processes.restarted() or not path.is_file():
+        return False
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), {"notes_digest": None})) == settings
 
 
 def _settled(cfg: DictConfig) -> DictConfig:
@@ -107,7 +153,7 @@ def _resumed(asked: DictConfig) -> DictConfig:
     assert isinstance(cfg, DictConfig)
     with open_dict(cfg):
         cfg.run = cfg.resume = str(asked.resume)
-        cfg.resume_step = asked.resume_step
+        cfg.resume_step = None if processes.restarted() else asked.resume_step
     return cfg
 
 
@@ -136,9 +182,8 @@ def _corpora(cfg: DictConfig) -> tuple[list[Note], list[Note]]:
     return train, valid
 
 
-def _objective(cfg: DictConfig) -> Descent:
+def _objective(cfg: DictConfig, group: Group) -> Descent:
     """The model on its device, its optimizer and what is minimised."""
-    device = device_named(cfg.device)
     torch.set_num_threads(cfg.threads)
     torch.manual_seed(cfg.seed)
     model = models.build(_plain(cfg.model))
@@ -148,8 +193,8 @@ def _objective(cfg: DictConfig) -> Descent:
         raise ValueError(f"unknown precision {cfg.precision!r}: choose one of auto, {', '.join(formats)}")
     rate = made(cfg.schedule)
     rate.check(cfg.steps)
-    model.to(device)
-    return kind(
+    model.to(group.device)
+    objective = kind(
         model,
         made(cfg.optimizer)(model.parameters(), lr=rate(0)),
         rate,
@@ -158,6 +203,14 @@ def _objective(cfg: DictConfig) -> Descent:
         autocast=formats[cfg.precision],
         **own,
     )
+    parts = group.count * cfg.accumulate
+    if cfg.accumulate < 1 or cfg.batch % parts or (parts > 1 and kind is Reconstruction):
+        raise ValueError(
+            f"batch is {cfg.batch}, in {cfg.accumulate} parts in each of {group.count} processes: expected a multiple "
+            f"of {parts}, and one part for a model that compares the crops of a step (batch normalisation)"
+        )
+    objective.arrange(group, accumulate=cfg.accumulate, compiled=cfg.compile, recompute=cfg.recompute)
+    return objective
 
 
 def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[str, Any]]:

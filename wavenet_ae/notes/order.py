@@ -1,6 +1,7 @@
 """The order of crops: step s is a pure function of (notes, batch, crop, seed, s), whoever computes it."""
 
 import itertools
+import logging
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from wavenet_ae import audio
 from wavenet_ae.notes.corpus import Note
 
 CROPS = ("uniform", "energy")
+log = logging.getLogger(__name__)
 GRACE = 2.0  # seconds a worker goes on after SIGTERM
 _ORDER, _CROP = 0, 1  # what a die is thrown for
 
@@ -29,8 +31,14 @@ class Batch(NamedTuple):
     pitch: Int[Tensor, " batch"]
     names: list[str]
 
+    def parts(self, count: int) -> "list[Batch]":
+        """The batch as `count` smaller ones of one size."""
+        own = len(self.names) // count
+        starts = range(0, own * count, own)
+        return [Batch(self.wave[i : i + own], self.pitch[i : i + own], self.names[i : i + own]) for i in starts]
 
-def batches(
+
+def batches(  # noqa: PLR0913
     notes: Sequence[Note],
     *,
     batch: int,
@@ -40,16 +48,21 @@ def batches(
     steps: int | None = None,
     workers: int = 0,
     crop_by: str = "uniform",
+    share: tuple[int, int] | None = None,
+    max_unreadable: int = 0,
 ) -> Iterator[Batch]:
     """Batches of crops of `crop` samples, from `first_step` on, `steps` of them or without end.
 
     The notes pass in a new order each epoch; an epoch may end inside a batch. Starting at step s gives what an
     uninterrupted pass gives from step s on, whatever the number of workers. `crop_by="energy"` starts where
     a note sounds, in proportion to the energy of the crop, and has to read the whole note for it. A note
-    shorter than the crop is followed by silence.
+    shorter than the crop is followed by silence. Of each batch `share` takes the crops from a first one to before
+    another: what several processes take together is what one would.
+
+    A note that cannot be read is named and another takes its place, until there are more than `max_unreadable`.
 
     Raises:
-        ValueError: no notes, an impossible size, or a file that cannot be read or has another rate.
+        ValueError: no notes, an impossible size, or more files than that cannot be read or have another rate.
     """
     if not notes or batch < 1 or crop < 1 or first_step < 0 or workers < 0:
         raise ValueError(
@@ -58,27 +71,42 @@ def batches(
         )
     if crop_by not in CROPS:
         raise ValueError(f"unknown crop_by {crop_by!r}: choose one of {', '.join(CROPS)}")
-    dataset = _Steps(list(notes), batch, crop, seed, crop_by)
+    own = range(*(share or (0, batch)))
+    dataset = _Steps(list(notes), batch, crop, seed, crop_by, own, max_unreadable)
     numbers = itertools.count(first_step) if steps is None else range(first_step, first_step + steps)
-    return _in_order(dataset, numbers, workers)
+    return _in_order(dataset, numbers, workers, max_unreadable)
 
 
 class _Steps(Dataset):
-    """Batches by their step. An unreadable file comes back as its error: a worker process cannot raise it plainly."""
+    """Batches by their step, beside why notes were left out. A worker process cannot raise an error plainly."""
 
-    def __init__(self, notes: list[Note], batch: int, crop: int, seed: int, crop_by: str):
+    def __init__(
+        self, notes: list[Note], batch: int, crop: int, seed: int, crop_by: str, share: range, max_unreadable: int
+    ):
         self.notes, self.batch, self.crop, self.seed, self.crop_by = notes, batch, crop, seed, crop_by
+        self.share, self.max_unreadable = share, max_unreadable
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
-    def __getitem__(self, step: int) -> Batch | Exception:
-        positions = range(step * self.batch, (step + 1) * self.batch)
-        try:
-            chosen = [self._note(position) for position in positions]
-            crops = [self._crop(note, position) for note, position in zip(chosen, positions, strict=True)]
-        except (ValueError, OSError) as error:
-            return error
+    def __getitem__(self, step: int) -> tuple[Batch | None, dict[str, Exception]]:
+        faults: dict[str, Exception] = {}
+        crops = [self._readable(step * self.batch + place, faults) for place in self.share]
+        if not all(crops):
+            return None, faults
+        waves, chosen = zip(*crops, strict=True)
         pitch = torch.tensor([note.pitch for note in chosen])
-        return Batch(torch.stack(crops), pitch, [note.name for note in chosen])
+        return Batch(torch.stack(waves), pitch, [note.name for note in chosen]), faults
+
+    def _readable(self, position: int, faults: dict[str, Exception]) -> tuple[Tensor, Note] | None:
+        """The crop at a position, of the next note where its own cannot be read; none if that goes on and on."""
+        for other in range(position, position + len(self.notes)):
+            if len(faults) > self.max_unreadable:
+                break
+            note = self._note(other)
+            try:
+                return self._crop(note, position), note
+            except (ValueError, OSError) as error:
+                faults[note.name] = error
+        return None
 
     def _note(self, position: int) -> Note:
         epoch, place = divmod(position, len(self.notes))
@@ -106,13 +134,20 @@ class _Steps(Dataset):
         return F.pad(wave, (0, self.crop - len(wave)))
 
 
-def _in_order(dataset: _Steps, numbers: "range | itertools.count[int]", workers: int) -> Iterator[Batch]:
+def _in_order(
+    dataset: _Steps, numbers: "range | itertools.count[int]", workers: int, max_unreadable: int
+) -> Iterator[Batch]:
     loader = (dataset[step] for step in numbers) if workers == 0 else _loader(dataset, numbers, workers)
+    left_out: set[str] = set()
     batch = None
     try:
-        for batch in loader:
-            if isinstance(batch, Exception):
-                raise batch
+        for batch, faults in loader:
+            for name in sorted(faults.keys() - left_out):
+                left_out.add(name)
+                if len(left_out) > max_unreadable or batch is None:
+                    raise faults[name]
+                log.warning("%s is left out, another note takes its place: %s", name, faults[name])
+            assert batch is not None
             yield batch
     finally:  # whoever keeps the traceback keeps this frame: it must not keep the workers alive
         del loader, batch

@@ -33,8 +33,8 @@ class Plan:
 class Clock:
     """Shows progress over steps or, where `minutes` end the run, over time; catches SIGINT and SIGTERM."""
 
-    def __init__(self, plan: Plan, first: int):
-        self.plan, self.first = plan, first
+    def __init__(self, plan: Plan, first: int, *, quiet: bool = False):
+        self.plan, self.first, self.quiet = plan, first, quiet
         self.seconds = None if plan.minutes is None else plan.minutes * 60
         self.steps = self.samples = 0
         self.interrupted = ""
@@ -54,6 +54,7 @@ class Clock:
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
             desc="train",
+            disable=self.quiet,
             initial=self.first if self.seconds is None else 0,
             total=self.plan.steps if self.seconds is None else math.ceil(self.seconds),
             unit="step" if self.seconds is None else "s",

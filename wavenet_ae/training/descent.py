@@ -1,15 +1,21 @@
 """One update of any model: gradient, clipping, learning rate, moving average, and the refusal to keep what diverged."""
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Generic
+from contextlib import nullcontext
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from wavenet_ae.notes import Batch
+from wavenet_ae.training.processes import ALONE, Group
 from wavenet_ae.training.schedule import MovingAverage, Network
+
+_COST = "minimised"
 
 
 class Diverged(RuntimeError):
@@ -43,6 +49,21 @@ class Descent(ABC, Generic[Network]):
         self.average = MovingAverage(model, decay=ema_decay)
         self.max_grad_norm, self.autocast = max_grad_norm, autocast
         self.device = next(model.parameters()).device
+        self.group, self.accumulate = ALONE, 1
+        self.network: Any = model  # what computes gradients: the model, perhaps compiled, perhaps one of many
+
+    def arrange(self, group: Group, *, accumulate: int, compiled: bool, recompute: bool) -> None:
+        """Say how gradients are computed; all ways of it give the same losses, up to rounding.
+
+        `accumulate` is the number of parts that a batch passes in, one after another; `compiled` fuses by
+        torch.compile, which takes a minute and a C++ compiler; `recompute` forgets what is inside a block until
+        its gradient needs it (Chen et al. 2016, arXiv:1604.06174).
+        """
+        self.group, self.accumulate = group, accumulate
+        blocks = [block for name, block in self.model.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+        for block in blocks if recompute else []:
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+        self.network = group.spread(torch.compile(self.model) if compiled else self.model)  # type: ignore[arg-type]
 
     @abstractmethod
     def _cost(self, model: Network, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -55,16 +76,27 @@ class Descent(ABC, Generic[Network]):
             Diverged: the update was not made, so the weights are still those of the step before.
         """
         self.model.train()
-        cost, measured = self._cost(self.model, batch, step)
         self.optimizer.zero_grad(set_to_none=True)
-        cost.backward()
+        measured = self._gradient(batch, step)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
-        self._stop_if_diverged(batch, step, float(cost.detach()), norm)
+        self._stop_if_diverged(batch, step, measured.pop(_COST), norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
         self.average.update(self.model, step)
-        return {**_floats(measured), "grad_norm": norm, "rate": self.rate(step)}
+        return {**measured, "grad_norm": norm, "rate": self.rate(step)}
+
+    def _gradient(self, batch: Batch, step: int) -> dict[str, float]:
+        """Leave the gradient of the whole step's mean cost with the weights; return means of what was measured."""
+        total: dict[str, Tensor] = {}
+        for number, part in enumerate(batch.parts(self.accumulate), 1):
+            is_last = number == self.accumulate
+            with nullcontext() if is_last else self.group.holding_back(self.network):
+                cost, measured = self._cost(self.network, part, step)
+                (cost / self.accumulate).backward()
+            for name, value in {**measured, _COST: cost}.items():
+                total[name] = total.get(name, 0.0) + value.detach() / self.accumulate
+        return self.group.mean(_floats(total))
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
@@ -80,7 +112,7 @@ class Descent(ABC, Generic[Network]):
         """
         self.model.eval()  # it leaves no trace: batch normalisation learns from what passes in training
         cost, _ = self._cost(self.model, batch, None)
-        self._stop_if_diverged(batch, step, float(cost), 0.0)
+        self._stop_if_diverged(batch, step, self.group.mean({_COST: float(cost)})[_COST], 0.0)
 
     def state(self) -> dict[str, Tensor]:
         """All that the next update depends on, as flat names and tensors."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wavenet_ae.notes import Batch
 from wavenet_ae.training.clock import Clock, Plan
+from wavenet_ae.training.processes import ALONE, Group
 from wavenet_ae.training.run import Run
 
 
@@ -34,9 +35,9 @@ class Objective(Protocol):
 class Hooks:
     """What the loop calls at its own pace, each with the step: log elsewhere too, keep the model, listen to it."""
 
-    log: Callable[[int, dict[str, float]], None]
-    keep: Callable[[int], None]
-    listen: Callable[[int], None]
+    log: Callable[[int, dict[str, float]], None] = lambda step, values: None
+    keep: Callable[[int], None] = lambda step: None
+    listen: Callable[[int], None] = lambda step: None
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Loop:
     run: Run
     plan: Plan
     hooks: Hooks
+    group: Group = ALONE
 
     def train(self, first: int = 0) -> tuple[int, str]:
         """Learn from step `first` on; return the last step and how it ended, in words.
@@ -59,23 +61,25 @@ class Loop:
             Diverged: the last good state is untouched.
         """
         step, batch, unit = first, None, self.objective.unit
-        with Clock(self.plan, first) as clock:
+        with Clock(self.plan, first, quiet=not self.group.is_first) as clock:
             self._validate(step)
             clock.begin()
-            while (ended := clock.ended(step)) is None:
+            ended = self.group.agreed(clock.ended(step))
+            while ended is None:
                 batch = next(self.batches)
                 measured = self.objective.learn(batch, step)
                 step += 1
-                clock.tick(step, batch.wave.numel(), f"{measured[unit]:.3g} {unit}")
+                clock.tick(step, self.group.count * batch.wave.numel(), f"{measured[unit]:.3g} {unit}")
                 if _due(step, self.plan.log_every):
                     self._log(step, measured | clock.rates())
-                if clock.ended(step) is None:
+                ended = self.group.agreed(clock.ended(step))
+                if ended is None:
                     self._chores(step, batch)
             self._save(step, batch)
-        if not clock.interrupted:
+        if not any(self.group.gathered(clock.interrupted)):
             self._validate(step, last=True)
             if self.plan.listen_every:
-                self.hooks.listen(step)
+                self._listen(step)
         return step, ended
 
     def _chores(self, step: int, batch: Batch) -> None:
@@ -83,27 +87,37 @@ class Loop:
             self._save(step, batch)
         self._validate(step)
         if _due(step, self.plan.listen_every):
+            self._listen(step)
+
+    def _listen(self, step: int) -> None:
+        if self.group.is_first:
             self.hooks.listen(step)
+        self.group.wait()
 
     def _save(self, step: int, batch: Batch | None) -> None:
         if batch is not None:
             self.objective.check(batch, step)
-        self.run.save(step, self.objective.state())
-        self.hooks.keep(step)
+        if self.group.is_first:
+            self.run.save(step, self.objective.state())
+            self.hooks.keep(step)
+        self.group.wait()
 
     def _validate(self, step: int, last: bool = False) -> None:
         due = _due(step, self.plan.validate_every) or (last and self.plan.validate_every)
         done = due and any(
             f"valid_{self.objective.unit}" in line for line in self.run.metrics() if line["step"] == step
         )
-        if not due or done or not self.validation:
+        if not due or self.group.gathered(done)[0] or not self.validation:
             return
-        measured = [self.objective.measure(batch) for batch in self.validation]
+        own = self.validation[self.group.rank :: self.group.count]
+        shares = self.group.gathered([self.objective.measure(batch) for batch in own])
+        measured = [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]  # in order
         self._log(step, {f"valid_{k}": sum(each[k] for each in measured) / len(measured) for k in measured[0]})
 
     def _log(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(step, values)
-        self.hooks.log(step, values)
+        if self.group.is_first:
+            self.run.log(step, values)
+            self.hooks.log(step, values)
 
 
 def _due(step: int, every: int) -> bool:

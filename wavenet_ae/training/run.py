@@ -40,13 +40,15 @@ class Run:
         self.folder = Path(folder)
         self.started = time.monotonic()
 
-    def create(self, config: str) -> None:
-        """Make the folder and write the settings into it.
+    def create(self, config: str, *, again: bool = False) -> None:
+        """Make the folder and write the settings into it; `again` if it was begun before and nothing came of it.
 
         Raises:
             ValueError: there is something in it already.
         """
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if again:
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise ValueError(
                 f"{self.folder} exists already: a new run needs a new folder (run=...); "
                 f"to go on with the old one say resume={self.folder}"
@@ -120,8 +122,7 @@ class Run:
                 f"{', '.join(map(str, states)) or 'none'}; {'choose one of these' if states else 'start a new run'}"
             )
         step = states[-1] if step is None else step
-        state = self._read_state(step)
-        torch.set_rng_state(state.pop(_RNG))
+        state = self.read(step)
         for leftover in self.folder.rglob(".*.partial.*"):  # of a run that was killed while it wrote
             leftover.unlink()
         for newer in states[states.index(step) + 1 :]:
@@ -131,6 +132,16 @@ class Run:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self.started -= kept[-1]["seconds"] if kept else 0.0
         return step, state
+
+    def read(self, step: int) -> dict[str, Tensor]:
+        """What `restore` gives, of a folder that another process has brought in order.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        state = self._read_state(step)
+        torch.set_rng_state(state.pop(_RNG))
+        return state
 
     def _read_state(self, step: int) -> dict[str, Tensor]:
         path = self._state_path(step)
