@@ -7,6 +7,8 @@ from pathlib import Path
 import mido
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from test_commands import save_model
 
 from wavenet_ae import audio, checkpoint, embeddings, score
@@ -104,6 +106,10 @@ def test_smpte_time_and_songs_of_type_2(tmp_path):
         (b"", "cannot be read as MIDI (it ends too early)"),
         (b"RIFF....WAVEfmt ", "Probably not a MIDI file"),
         (b"MThd\0\0\0\6\0\1\0\1\1\xe0MTrk\0\0\0\x20\0\x90", "it ends too early"),
+        (
+            b"MThd\0\0\0\6\0\0\0\1\0\1MTrk\0\0\0\x0f\0\x90\x24\x40\x90\x80\x80\0\x80\x24\0\0\xff\x2f\0",
+            "hours: expected 12",
+        ),
         (b"MThd\0\0\0\6\0\0\0\1\0\0MTrk\0\0\0\4\0\xff\x2f\0", "its header gives 0 ticks a beat"),
         (b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\4\0\xff\x2f\0", "holds no notes (1 tracks, 0 messages)"),
         (b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\x08\0\x99\x24\x40\0\xff\x2f\0", "holds no notes but for drums"),
@@ -115,6 +121,24 @@ def test_what_is_no_music_is_said(tmp_path, content, message):
         score.read(tmp_path / "a.mid")
     with pytest.raises(FileNotFoundError, match="is not there: expected a MIDI file"):
         score.read(tmp_path / "gone.mid")
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_file_is_played_or_refused_but_breaks_nothing(tmp_path, data):
+    song = [tempo(400_000), on(60), pedal(127), off(60, time=200), on(62, time=40), off(62, time=500), pedal(0)]
+    damaged = bytearray(
+        midi(tmp_path / "good.mid", song, [on(50, channel=3), off(50, time=99, channel=3)]).read_bytes()
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "damaged.mid").write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        notes = score.read(tmp_path / "damaged.mid")
+    except ValueError:
+        return
+    assert all(note.start >= 0 and note.samples > 0 and 0 < note.velocity < 128 for note in notes)
+    assert notes == sorted(notes)
 
 
 def test_a_mix_adds_at_the_sample():
@@ -134,12 +158,12 @@ def here(command, tmp_path):
     return tmp_path
 
 
-def perform(command, song, *settings, inputs="reed_acoustic_000-060-100.wav", out="performed"):
+def perform(command, song, *given, inputs="reed_acoustic_000-060-100.wav", out="performed"):
     """The music, and what was said."""
     done = command(
         "perform",
         *("checkpoint=model.safetensors", f"midi={song}", f"inputs={inputs}", f"out={out}", "subtype=FLOAT"),
-        *settings,
+        *given,
     )
     assert done.status == 0, done.err
     return audio.read(Path(out) / Path(song).with_suffix(".wav").name), done.out

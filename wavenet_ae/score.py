@@ -17,6 +17,7 @@ from wavenet_ae import audio
 SUFFIXES = (".mid", ".midi")
 DRUMS = 9  # General MIDI's channel 10, whose keys are drums, not pitches
 _PEDAL, _ALL_OFF = 64, (120, 123)  # controllers: the sustain pedal; all sound off, all notes off
+_LONGEST_H = 12  # hours: a file that lasts longer is damaged
 _TEMPO = 500_000  # microseconds a beat until a file says otherwise
 
 
@@ -55,6 +56,9 @@ def read(path: str | Path) -> list[Played]:
         drums = " but for drums" if "note_on" in messages else ""
         found = f"{len(file.tracks)} tracks, {len(messages)} messages"
         raise ValueError(f"{path} holds no notes{drums} ({found}): expected something to play")
+    hours = max(note.start + note.samples for note in notes) / audio.SAMPLE_RATE / 3600
+    if hours > _LONGEST_H:
+        raise ValueError(f"{path} lasts {hours:,.0f} hours: expected {_LONGEST_H} at most; it may be damaged")
     return notes
 
 
