@@ -247,7 +247,7 @@ def add_held(
 ) -> Float[Tensor, "batch channels samples"]:
     """Add to every sample the condition of its frame, held until the next."""
     frames = condition.shape[-1]
-    return (x.unflatten(-1, (frames, -1)) + condition.unsqueeze(-1)).flatten(-2)
+    return (x.unflatten(-1, (frames, -1)) + condition.to(x.dtype).unsqueeze(-1)).flatten(-2)
 
 
 def add_product(
@@ -255,7 +255,8 @@ def add_product(
 ) -> Float[Tensor, "batch outputs samples"]:
     """`x + conv(features)` for a 1x1 convolution. Speed: the product is added to x as it is computed."""
     assert conv.bias is not None
-    return torch.baddbmm(x, _matrix(conv, features), features) + conv.bias.unsqueeze(-1)
+    total = torch.baddbmm(x, _matrix(conv, features), features)
+    return total + conv.bias.to(total.dtype).unsqueeze(-1)  # in 16 bits a bias of 32 would widen everything
 
 
 def sum_of(
