@@ -19,7 +19,7 @@ setup(
     # conf/ stands at the top level for people and inside the package for an installed wheel.
     packages=[*find_packages(include=["wavenet_ae*"]), "wavenet_ae.conf"],
     package_dir={"wavenet_ae.conf": "conf"},
-    package_data={"wavenet_ae": ["py.typed"], "wavenet_ae.conf": ["**/*.yaml", "*.yaml"]},
+    package_data={"wavenet_ae": ["py.typed", "sampler/kernels/*.cu*"], "wavenet_ae.conf": ["**/*.yaml", "*.yaml"]},
     install_requires=[
         "torch>=2.11,<2.15",  # 2.15 is built for a CUDA that torchaudio 2.11 cannot load
         "torchaudio>=2.11,<2.12",  # resampling; it declares no bound on torch, so the line above does

@@ -1,5 +1,6 @@
 """What each block owns: every row of every matrix once, past taps in time, and nothing on top of anything else."""
 
+import contextlib
 import itertools
 import math
 
@@ -105,7 +106,8 @@ def test_the_published_decoder_on_an_h200():
     assert layout.plan(sized(), 1, precision="bf16", **H200, folded=28).exchanges == 34
     assert layout.plan(sized(), 1, precision="bf16", **H200, folded=0).exchanges == 62
     assert layout.plan(sized(), 1, precision="int8", **H200).exchanges == 34
-    assert layout.plan(sized(), 8, precision="bf16", **H200).window == 2
+    eight = layout.plan(sized(), 8, precision="bf16", **H200)
+    assert (eight.window, eight.folded) == (2, 10), "folding changes the rounding: as much for any number of voices"
 
 
 @pytest.mark.parametrize("voices", [1, 3, 8])
@@ -121,6 +123,18 @@ def test_whatever_fits_is_where_the_kernel_expects_it(width, skip, precision, vo
         assert at % 16 == 0, "vectors of 16 bytes lie in it"
         end = constants[f"SHARED_{following.upper()}"] if following else plan.shared_bytes
         assert at + 4 * math.prod(shape) <= end
+
+
+@pytest.mark.parametrize("precision", layout.BYTES)
+@pytest.mark.parametrize("shared", [99_000, 163_000, 232_448])
+@pytest.mark.parametrize("width", [64, 512, 1024])
+def test_folding_does_not_depend_on_the_voices(width, shared, precision):
+    plans = []
+    for voices in (1, 2, 5, 8):
+        with contextlib.suppress(ValueError):  # so many do not fit
+            plans.append(layout.plan(sized(width), voices, precision=precision, blocks=108, shared=shared))
+    assert plans
+    assert len({plan.folded for plan in plans}) == 1
 
 
 def test_voices_that_do_not_fit_are_refused():

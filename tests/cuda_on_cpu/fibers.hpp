@@ -102,6 +102,7 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 #define GIVE_WAY() (patient_ones[now->looked_at].push_back(now), hand_over())
 inline unsigned bits(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
 inline float number(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
+inline float half_number(unsigned u) { _Float16 f; std::memcpy(&f, &u, 2); return f; }
 template <typename Two> Two load_two(const unsigned long long* from) {
   now->looked_at = from;
   return {{from[0], from[1]}};

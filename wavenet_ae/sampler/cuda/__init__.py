@@ -15,7 +15,6 @@ from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import check_shapes
 from wavenet_ae.sampler.cuda import compiling, device, layout, packing
 
-MOST_VOICES = 8  # beyond that `batched` is the engine: the exchange would carry too much
 FRAMES = 2  # of one launch: between two, an interrupt is heard and what is done can be handed out
 CALL = struct.Struct("<15Q3q2d")  # the kernel's `Call`
 
@@ -47,9 +46,9 @@ def unavailable(decoder: Decoder, precision: str) -> str | None:
 class Voices:
     """Blocks' weights, mail and memory on one GPU, and a kernel compiled for just these sizes.
 
-    Computed in float32; `bf16` and `int8` are how the large matrices are stored. The order of every sum
-    depends on the decoder alone: neither the number of voices, nor the chunks, nor the number of blocks
-    changes a code.
+    Computed in float32; `fp16`, `bf16` and `int8` are how the large matrices are stored. The order of every sum
+    depends on the decoder, the precision and `folded` alone: neither the number of voices, nor the chunks, nor
+    the number of blocks changes a code. `folded` layers (None: as many as are worth it) take one exchange, not two.
     """
 
     def __init__(
@@ -62,8 +61,10 @@ class Voices:
         machine: Machine | None = None,
         folded: int | None = None,
     ):
-        if not 1 <= batch <= MOST_VOICES:
-            raise ValueError(f"{batch} voices: the cuda engine has 1 to {MOST_VOICES}; engine='batched' has more")
+        if not 1 <= batch <= layout.MOST_VOICES:
+            raise ValueError(
+                f"{batch} voices: the cuda engine has 1 to {layout.MOST_VOICES}; engine='batched' has more"
+            )
         machine = machine or device.Gpu(decoder.start.weight.device)
         self.decoder, self.device, self.clock, self.intact = decoder, machine.device, 0, True
         self.plan = layout.plan(

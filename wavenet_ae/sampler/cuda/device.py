@@ -2,7 +2,7 @@
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,9 +27,14 @@ def unavailable() -> str | None:
 
 
 class Gpu:
-    """A CUDA device: one block on each of its multiprocessors."""
+    """A CUDA device: one block on each of its multiprocessors.
 
-    def __init__(self, device: torch.device):
+    `changed` constants are for measurements: with WAITS=0 no block waits for another, with MULTIPLIES=0 there
+    are no products and no weights, and the codes mean nothing.
+    """
+
+    def __init__(self, device: torch.device, changed: Mapping[str, int] | None = None):
+        self.changed = dict(changed or {})
         self.device = device if device.type == "cuda" else torch.device("cuda", torch.cuda.current_device())
         properties = torch.cuda.get_device_properties(self.device)
         self.blocks = properties.multi_processor_count
@@ -43,7 +48,7 @@ class Gpu:
         Raises:
             RuntimeError: it cannot be compiled, or its blocks cannot all be there at the same time.
         """
-        kernel = compiling.compiled(plan.constants, self.architecture)
+        kernel = compiling.compiled(plan.constants | self.changed, self.architecture)
         with torch.cuda.device(self.device):
             torch.cuda.current_stream().synchronize()  # makes the device's context the thread's
             function = _load(kernel.cubin, self.device.index, plan.shared_bytes)

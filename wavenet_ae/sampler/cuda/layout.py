@@ -6,9 +6,10 @@ from typing import NamedTuple
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 
-BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # of a weight
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # of a weight
 THREADS = 256  # of a block
-STREAMED = 40_000_000  # bytes of weights that a GPU's L2 cache gives in every sample without falling behind
+MOST_VOICES = 8  # beyond that `batched` is the engine: the exchange would carry too much
+WEIGHTS_A_SAMPLE = 66_000_000  # bytes that an H200's shared memory and L2 cache give between two exchanges, so to say
 COLUMNS = 16  # inputs, of all voices, whose past taps are computed together: weights are read once for them
 AHEAD = 8  # samples they may span
 MOST_TRIES = 1 << 22  # looks for a number that does not come before a block gives up: some seconds
@@ -129,7 +130,7 @@ class Plan(NamedTuple):
         derived = ("folded", "buffers", "channels", "says", "scores", "slab", "gates_slab", "ahead")
         sizes = {name: getattr(self, name) for name in (*names, *derived)}
         sizes |= {"bytes": BYTES[self.precision], "own": size(self.own), "told": size(self.told)}
-        sizes |= {"most_tries": MOST_TRIES}
+        sizes |= {"half": int(self.precision == "fp16"), "most_tries": MOST_TRIES, "waits": 1, "multiplies": 1}
         places = {"own": self.own, "told": self.told, "mail": self.mail}
         for memory, regions in places.items():
             sizes |= {f"{memory}_{name}": at for name, at in offsets(regions).items()}
@@ -146,7 +147,7 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
     """Deal a decoder out to at most so many blocks of so many bytes of shared memory each.
 
     Channels are dealt in equal numbers, to as few blocks as do so; what room is left holds weights. `folded`
-    is how many layers may be, None as many as the weights that must be read for them allow.
+    is how many layers are; None is as many as the weights that must be read for them allow.
 
     Raises:
         ValueError: so many voices do not fit the shared memory.
@@ -171,6 +172,8 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
         precision=precision,
     )
     assert dilation == [2 ** (layer % sizes.stages) for layer in range(sizes.layers)]
+    folded = _foldable(sizes, shared) if folded is None else min(folded, max(0, sizes.layers - 2))
+    sizes = sizes._replace(folded=folded)
     while sizes.window > 1 and sizes.shared_bytes > shared:
         sizes = sizes._replace(window=sizes.window // 2)
     left = shared - sizes.shared_bytes
@@ -179,11 +182,7 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
             f"{voices} voices of width {width} need {sizes.shared_bytes} bytes of shared memory a block, and here are "
             f"{shared}: open fewer voices, or engine='batched'"
         )
-    sizes = _with_resident(sizes, shared)
-    doubled = sizes._replace(folded=1, resident=0)
-    if sizes.layers < 3 or doubled.shared_bytes > shared:
-        return sizes
-    return _with_resident(sizes._replace(folded=_foldable(_with_resident(doubled, shared), folded)), shared)
+    return sizes._replace(resident=min(sizes.layers, left // (16 * sizes.slab)))
 
 
 def offsets(regions: dict[str, tuple[int, ...]], whole: int = 1) -> dict[str, int]:
@@ -200,13 +199,14 @@ def size(regions: dict[str, tuple[int, ...]], whole: int = 1) -> int:
     return offsets(regions | {"": (0,)}, whole)[""]
 
 
-def _with_resident(sizes: Plan, shared: int) -> Plan:
-    """As many layers as the rest of the shared memory holds."""
-    left = shared - sizes._replace(resident=0).shared_bytes
-    return sizes._replace(resident=min(sizes.layers, left // (16 * sizes.slab)))
+def _foldable(sizes: Plan, shared: int) -> int:
+    """How many layers to fold: their second matrices join what is read in every sample.
 
-
-def _foldable(sizes: Plan, asked: int | None) -> int:
-    """How many layers to fold: their second matrices join what is read in every sample."""
-    left = STREAMED // (16 * sizes.blocks) - (sizes.layers - sizes.resident) * sizes.slab
-    return max(0, min(sizes.layers - 2, left // sizes.gates_slab if asked is None else asked))
+    That changes the rounding, so it must not depend on the number of voices, and room is counted for the most.
+    """
+    fullest = sizes._replace(voices=MOST_VOICES, window=1, folded=1)
+    if sizes.layers < 3 or fullest.shared_bytes > shared:
+        return 0
+    square = sizes.width**2 * BYTES[sizes.precision]
+    now = sizes.layers * (3 * square + sizes.skip * sizes.width * BYTES[sizes.precision])
+    return max(0, min(sizes.layers - 2, (WEIGHTS_A_SAMPLE - now) // (2 * square)))

@@ -141,4 +141,6 @@ def _store(matrices: np.ndarray, largest: np.ndarray, precision: str) -> np.ndar
     """Rows of weights in a precision."""
     if precision == "int8":
         return np.rint(matrices / _scale(largest)[..., None]).astype(np.int8)
+    if precision == "fp16":
+        return matrices.astype(np.float16)
     return to_bf16(matrices) if precision == "bf16" else matrices

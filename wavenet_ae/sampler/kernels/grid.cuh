@@ -10,6 +10,11 @@ struct alignas(16) TwoMails { Mail at[2]; };
 #define GIVE_WAY()
 __device__ __forceinline__ unsigned bits(float f) { return __float_as_uint(f); }
 __device__ __forceinline__ float number(unsigned u) { return __uint_as_float(u); }
+__device__ __forceinline__ float half_number(unsigned u) {  // of the lower half of a word
+  float f;
+  asm("{ .reg .b16 h, other; mov.b32 {h, other}, %1; cvt.f32.f16 %0, h; }" : "=f"(f) : "r"(u));
+  return f;
+}
 __device__ __forceinline__ TwoMails load_relaxed(const Mail* from) {  // each of the two is whole; past the L1 cache
   TwoMails two;
   asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(two.at[0]), "=l"(two.at[1]) : "l"(from) : "memory");
@@ -55,7 +60,7 @@ __device__ __forceinline__ bool take(Where where, Stamp stamp, int count, float*
     int n = 2 * (k * THREADS + (int)threadIdx.x);
     if (n >= count) continue;
     unsigned due = stamp(n);
-    while (all && ((unsigned)(got[k].at[0] >> 32) != due || (unsigned)(got[k].at[1] >> 32) != due)) {
+    while (WAITS && all && ((unsigned)(got[k].at[0] >> 32) != due || (unsigned)(got[k].at[1] >> 32) != due)) {
       all = patient(tries, lost);
       got[k] = load_relaxed(where(n));
     }

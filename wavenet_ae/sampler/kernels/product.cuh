@@ -8,11 +8,12 @@ constexpr int PLACES = round_up_to_power(VOICES);  // sums of a row, one a voice
 struct alignas(16) Vector { unsigned word[4]; };  // 16 bytes of weights
 struct alignas(16) Four { float at[4]; };
 
-// Weight e of a vector in the format of so many bytes: float32, the upper half of one, or a whole number.
+// Weight e of a vector in the format of so many bytes: float32, float16 or the upper half of a float32, a whole number.
 template <int SIZE> __device__ __forceinline__ float weight(const Vector& v, int e);
 template <> __device__ __forceinline__ float weight<4>(const Vector& v, int e) { return number(v.word[e]); }
 template <> __device__ __forceinline__ float weight<2>(const Vector& v, int e) {
   unsigned word = v.word[e / 2];
+  if (HALF) return half_number(e % 2 ? word >> 16 : word);
   return number(e % 2 ? word & 0xffff0000u : word << 16);
 }
 template <> __device__ __forceinline__ float weight<1>(const Vector& v, int e) {  // as the low byte of 2^23 + 128 + it
@@ -39,6 +40,7 @@ struct Rows {
   // Add each lane's part of their products with x[voice][INPUTS] to sum[row][voice].
   __device__ __forceinline__ void add(const float* x, float (&sum)[ROWS * PLACES]) const {
     const int lane = threadIdx.x % 32;
+    if (!MULTIPLIES) return;
 #pragma unroll
     for (int k = 0; k < EACH; ++k) {
       int at = k * 32 + lane;
