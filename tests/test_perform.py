@@ -232,6 +232,16 @@ def test_the_nearest_note_of_an_instrument_is_played(here, command):
     }, "66 is as far from 60 as from 72: the lower"
 
 
+def test_a_model_that_is_told_the_pitch_plays_every_key_itself(here, command):
+    save_model("told.safetensors", pitch_conditioning=True)
+    midi("song.mid", [on(60), off(60, time=480), on(65), off(65, time=480)])
+    given = ["checkpoint=told.safetensors", "midi=song.mid", "inputs=reed_acoustic_000-060-100.wav"]
+    done = command("perform", *given)
+    assert done.status == 0, done.err
+    lengths = [audio.inspect(path).samples for path in Path("performed/notes").iterdir()]
+    assert lengths == [-(-10_400 // HOP) * HOP] * 2, "two notes, and none transposed"
+
+
 def test_long_notes_are_held_or_end_by_themselves(here, command):
     midi("long.mid", [on(60), off(60, time=1920)])
     perform(command, "long.mid", out="held")
