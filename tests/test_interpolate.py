@@ -11,7 +11,7 @@ import soundfile
 import torch
 from test_commands import save_model
 
-from wavenet_ae import audio, checkpoint, embeddings, figures, page, synthesis
+from wavenet_ae import audio, checkpoint, embeddings, figures, models, page, synthesis
 from wavenet_ae.interpolate import cost, keyboard, plan, show
 from wavenet_ae.interpolate.plan import Shape
 from wavenet_ae.synthesis import Sampling, Sound
@@ -352,3 +352,22 @@ def test_a_page_without_a_pad_needs_no_script(tmp_path):
     html = (tmp_path / "index.html").read_text()
     assert "<script>" not in html
     assert 'class="row"' in html
+
+
+def test_the_spectral_baseline_s_latent_is_mixed_by_the_same_command(here, command):
+    sizes = {"channels": [2] * 6, "latent": 3, "variational": False, "momentum": 0.1, "pitch_conditioning": False}
+    description = {"_target_": "wavenet_ae.models.spectral.SpectralAutoencoder", **sizes}
+    model = models.build(description)
+    checkpoint.save("spectral.safetensors", model, checkpoint.Meta(description, 16_000, model.hop, 0, "raw", "", ""))
+    noise("short.wav", model.hop - 20, 7)
+    noise("long.wav", model.hop, 8)
+    both = ["checkpoint=spectral.safetensors", "inputs=[short.wav,long.wav]", "iterations=2"]
+    interpolate(command, *both, "steps=3")
+    values = [embeddings.read(f"mixes/linear_{n}.npz").values for n in range(3)]
+    assert values[0].shape == (4, 1), "one frame a note"
+    torch.testing.assert_close(values[1], (values[0] + values[2]) / 2)
+    assert audio.inspect("mixes/linear_1.wav").samples == model.hop
+    done = interpolate(command, *both, "steps=3", "iterations=3", good=False)
+    assert "seed 0, iterations 2, momentum 0.99, linear" in done.err
+    done = interpolate(command, *both, "mode=morph", good=False)
+    assert "frames 0 to 1 of 1 leave no time to change" in done.err

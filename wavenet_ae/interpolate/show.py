@@ -94,12 +94,8 @@ def pages(out: Path, title: str, jobs: Sequence[Job], sounds: Sequence[str]) -> 
     keys = sorted({job.key for job in jobs})
     middle = keys[len(keys) // 2]
     rows = _rows([job for job in jobs if job.key == middle])
-    remarks = {id(job): _remark(job.cell.weights, sounds) for row in rows for job in row}
-    figures.sheet(
-        out / "rainbowgrams.png",
-        [[(f"{job.cell.name}: {remarks[id(job)]}", audio.read(job.place)) for job in row] for row in rows],
-        title=title,
-    )
+    drawn = [[(job.cell.name, audio.read(job.place)) for job in row] for row in rows]
+    figures.sheet(out / "rainbowgrams.png", drawn, title=title)
     is_grid = len(rows) > 1 and len({len(row) for row in rows}) == 1 and len(sounds) == len(CORNERS)
     sections: list[page.Section | page.Pad] = []
     if is_grid:
@@ -107,7 +103,7 @@ def pages(out: Path, title: str, jobs: Sequence[Job], sounds: Sequence[str]) -> 
             key: [[job.place for job in row] for row in _rows([j for j in jobs if j.key == key])] for key in keys
         }
         sections.append(page.Pad("A pad between four sounds", tuple(sounds), squares))  # type: ignore[arg-type]
-    cells = [page.Cell(job.cell.name, job.place, remarks[id(job)]) for row in rows for job in row]
+    cells = [page.Cell(job.cell.name, job.place, _remark(job.cell.weights, sounds)) for row in rows for job in row]
     text = f"Key {middle}, one of {len(keys)}." if middle else "Each to be played, laid out as they were mixed."
     sections.append(page.Section("All mixes", text, cells, out / "rainbowgrams.png", columns=max(map(len, rows))))
     page.write(out / "index.html", title, sections)
