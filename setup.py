@@ -45,6 +45,7 @@ setup(
             "build>=1.2",
             "hypothesis>=6.100",
             "mypy>=1.10",
+            "pysfizz>=0.1.3; sys_platform == 'linux' and platform_machine == 'x86_64'",  # plays exported instruments
             "pytest>=8",
             "ruff>=0.6",
             "sfzlint>=0.1.4",
