@@ -33,9 +33,12 @@ def estimate(decoder: torch.nn.Module, sounds: Sequence[Sound], sampling: Sampli
     """What `sounds` will cost: time from a few frames of as many voices, memory and disk by counting."""
     samples = sum(sound.samples for sound in sounds)
     numbers = sum(sound.embedding.numel() for sound in sounds)
-    voices = min(len(sounds), sampling.batch)
+    rounds = -(-len(sounds) // sampling.batch)
+    voices = -(-len(sounds) // rounds)  # as `render` divides them
     memory = 8 * numbers + voices * max((sound.samples for sound in sounds), default=0) * 16
-    seconds = samples / _rate(decoder, sounds, sampling) if samples > 4 * voices * _FRAMES * _hop(decoder) else None
+    seconds = (
+        samples / _rate(decoder, sounds[:voices], sampling) if samples > 4 * voices * _FRAMES * _hop(decoder) else None
+    )
     return Cost(samples, seconds, memory, bytes_a_sample * samples + 4 * numbers)
 
 
@@ -58,9 +61,8 @@ def check(cost: Cost, folder: Path) -> None:
 
 
 def _rate(decoder: torch.nn.Module, sounds: Sequence[Sound], sampling: Sampling) -> float:
-    """Samples a second, of as many voices as there will be."""
-    some = sounds[: sampling.batch]
-    short = [sound._replace(samples=min(sound.samples, _FRAMES * _hop(decoder))) for sound in some]
+    """Samples a second, of all these side by side."""
+    short = [sound._replace(samples=min(sound.samples, _FRAMES * _hop(decoder))) for sound in sounds]
     told = []
     began = time.perf_counter()
     for _ in render(
