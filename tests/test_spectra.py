@@ -169,6 +169,16 @@ def test_instantaneous_frequency_adds_up_to_the_phase():
     torch.testing.assert_close(torch.polar(spectrum.abs(), turn.cumsum(-1) * math.pi), spectrum, atol=1e-9, rtol=0)
 
 
+def test_instantaneous_frequency_is_zero_in_and_after_silence():
+    wave = torch.cat([noise(3000), torch.zeros(4000), noise(3000, seed=1)])
+    spectrum = spectra.stft(wave)
+    silent = (spectrum == 0).all(dim=0)
+    assert 8 < silent.sum() < 16
+    turn = spectra.instantaneous_frequency(spectrum)
+    assert not bool(turn[:, silent | silent.roll(1)].any())
+    assert bool(turn[:, ~(silent | silent.roll(1))].any())
+
+
 @pytest.mark.parametrize("pitch", [38, 60, 81, 107])
 def test_a_tone_lies_in_the_constant_q_bin_of_its_pitch(pitch):
     hz = 440 * 2 ** ((pitch - 69) / 12)

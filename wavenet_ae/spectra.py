@@ -131,10 +131,12 @@ def instantaneous_frequency(
 ) -> Float[Tensor, "*batch bins frames"]:
     """How far each bin's phase turns from frame to frame, in half turns: from -1 to 1 (Engel et al. 2019, GANSynth).
 
-    The first frame holds its phase itself, so the running sum times pi is the phase. Where there is no sound it is 0.
+    The first frame holds its phase itself, so the running sum times pi is the phase, up to a silence. Where there is
+    no sound, or was none a frame before, it is 0.
     """
     before = F.pad(spectrum, (1, 0), value=1)[..., :-1]
-    return (spectrum * before.conj()).angle() / math.pi
+    turned = spectrum * before.conj()
+    return torch.where(turned != 0, turned.angle() / math.pi, 0)  # the angle of minus zero is pi
 
 
 def griffin_lim(
