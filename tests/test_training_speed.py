@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wavenet_ae import mulaw, notes
+from benchmarks.training import plain
+from wavenet_ae import notes
 from wavenet_ae.training.objectives import Likelihood
 from wavenet_ae.training.processes import ALONE
 from wavenet_ae.training.schedule import Steps
@@ -66,32 +67,6 @@ def test_in_16_bits_the_weights_and_the_loss_keep_32(model):
     cost, _ = objective._cost(objective.model, next(batches()), 0)
     assert seen == [torch.bfloat16]
     assert {cost.dtype} | {parameter.dtype for parameter in objective.model.parameters()} == {torch.float32}
-
-
-def plain(model, code):
-    """The autoencoder in torch's own convolutions, one after another: what is to be computed, slowly."""
-
-    def conv(layer, x):
-        x = F.pad(x, (max(layer.delays()), -min(layer.delays())))
-        return F.conv1d(x, layer.weight, layer.bias, dilation=layer.dilation)
-
-    def level(code):
-        return mulaw.level(code, torch.float64).unsqueeze(1)
-
-    encoder, decoder = model.encoder, model.decoder
-    x = conv(encoder.start, level(code))
-    for block in encoder.blocks:
-        x = x + conv(block.residual, conv(block.dilated, x.relu()).relu())
-    embedding = F.avg_pool1d(conv(encoder.bottleneck, x), model.hop)
-    x = conv(decoder.start, level(F.pad(code, (1, 0), value=mulaw.SILENCE)[:, :-1]))
-    said = conv(decoder.start_skip, x)
-    for block in decoder.blocks:
-        gates = conv(block.dilated, x) + conv(block.condition, embedding).repeat_interleave(model.hop, dim=-1)
-        sigmoid, tanh = gates.chunk(2, dim=1)
-        gated = sigmoid.sigmoid() * tanh.tanh()
-        x, said = x + conv(block.residual, gated), said + conv(block.skip, gated)
-    said = conv(decoder.out, said.relu()) + conv(decoder.out_condition, embedding).repeat_interleave(model.hop, dim=-1)
-    return conv(decoder.logits, said.relu())
 
 
 def test_the_fast_step_is_the_plain_one(tiny_autoencoder):
