@@ -157,7 +157,7 @@ FAULTS = {
     "the sample before is taken for this one": ("grid.cuh", "unsigned due = stamp(n);", "unsigned due = stamp(n) - 1;"),
     "only one of two mails is looked at": ("grid.cuh", "|| (unsigned)(got[k].at[1] >> 32) != due", ""),
     "a slot is one too far": ("voices.cu", "begin + s + tap * gap, layer", "begin + s + tap * gap + 1, layer"),
-    "taps change places": ("voices.cu", "(TAPS - 1) + tap - 1) * GATES", "(TAPS - 1) + TAPS - 1 - tap) * GATES"),
+    "taps change places": ("voices.cu", "(TAPS - 1) + tap - 1;", "(TAPS - 1) + TAPS - 1 - tap;"),
     "an input late": ("voices.cu", "here.x(layer - 1) : here.x(layer)", "here.x(layer) : here.x(layer)"),
 }
 

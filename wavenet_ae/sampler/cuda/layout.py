@@ -113,8 +113,7 @@ class Plan(NamedTuple):
         """A block's shared memory, in order; float32 each. The output's part needs the windows' room."""
         output = self.voices * (2 * self.skip + CODES) + 2 * self.voices * CODES  # the last are float64
         return {
-            "x": (self.buffers, self.voices, self.width),
-            "z": (self.buffers, self.voices, self.width),
+            "x": (self.buffers, 2, self.voices, self.width),  # a layer's inputs and outputs
             "window": (max(self.window * self.voices * self.width, output),),
             "said": (self.voices, self.says),
             "told": (self.voices, self.layers * 2 * self.channels + self.says),

@@ -1,11 +1,11 @@
 // The decoder, a sample of every voice at a time, on blocks that stay: a block owns some channels of every layer, keeps
 // their weights and their past, and tells the others what they need. Sizes, and where things lie, are constants made by
-// `cuda/layout.py`; where a name begins with MAIL_, OWN_, TOLD_ or SHARED_, it is an offset into the memory of that name.
+// `cuda/layout.py`; a name that begins with MAIL_, OWN_, TOLD_ or SHARED_ is an offset into the memory of that name.
 #include "grid.cuh"
 #include "product.cuh"
 #include "draw.cuh"
 
-constexpr int WARPS = THREADS / 32, ROWS = 3 * CHANNELS + SAYS, LAGS = 2 * TAPS - 1;
+constexpr int WARPS = THREADS / 32, ROWS = 3 * CHANNELS + SAYS, LAGS = 2 * TAPS - 1, BOX = VOICES * WIDTH;
 
 struct Call {
   const Vector *now, *folded, *past, *out, *scores;  // weights, each [block]: see `Packed` in cuda/layout.py
@@ -22,7 +22,9 @@ struct Call {
 };
 
 __device__ constexpr int dilation(int layer) { return 1 << layer % STAGES; }
-__device__ constexpr int window(int layer) { return dilation(layer) < WINDOW ? dilation(layer) : WINDOW; }  // inputs taken together
+__device__ constexpr int window(int layer) {  // inputs whose part in the future is computed together
+  return dilation(layer) < WINDOW ? dilation(layer) : WINDOW;
+}
 __device__ constexpr int slots(int layer) { return (TAPS - 1) * dilation(layer); }
 __device__ constexpr int slot(long long t, int layer) {  // of a ring of `slots`
   return (int)((TAPS - 1 & TAPS - 2) == 0 ? t & slots(layer) - 1 : t % slots(layer));
@@ -52,8 +54,8 @@ struct Here {
         ahead(call.ahead + blockIdx.x * (long long)(AHEAD * VOICES * 2 * CHANNELS)) {}
 
   // A layer's inputs and outputs, of all blocks. The next layer's have their own place while these are still read.
-  __device__ float* x(int layer) const { return (float*)(shared + SHARED_X) + layer % BUFFERS * VOICES * WIDTH; }
-  __device__ float* z(int layer) const { return (float*)(shared + SHARED_Z) + layer % BUFFERS * VOICES * WIDTH; }
+  __device__ float* x(int layer) const { return (float*)(shared + SHARED_X) + layer % BUFFERS * 2 * BOX; }
+  __device__ float* z(int layer) const { return x(layer) + BOX; }
   __device__ const Vector* slab(int layer) const { return (layer < RESIDENT ? resident : now) + layer * SLAB; }
   __device__ float scale(int layer, int row) const { return own[OWN_SCALE + layer * ROWS + row]; }
   __device__ float* told_gates(int layer, int voice) const { return told + (layer * VOICES + voice) * 2 * CHANNELS; }
@@ -65,9 +67,9 @@ struct Here {
   __device__ double* odds(int voice) const { return (double*)(window + VOICES * (2 * SKIP + CODES)) + voice * CODES; }
 };
 
-__device__ Mail* mail_z(const Call& call, int layer) { return call.mail + MAIL_Z + layer * VOICES * WIDTH; }
+__device__ Mail* mail_z(const Call& call, int layer) { return call.mail + MAIL_Z + layer * BOX; }
 __device__ Mail* mail_x(const Call& call, int layer, long long t) {  // the last WINDOW inputs of a layer are kept
-  return call.mail + MAIL_X + ((layer - 1) * WINDOW + (int)(t % WINDOW)) * (VOICES * WIDTH);
+  return call.mail + MAIL_X + ((layer - 1) * WINDOW + (int)(t % WINDOW)) * BOX;
 }
 
 // A sum over the last few levels heard, each with a row of `table`.
@@ -155,20 +157,20 @@ __device__ __forceinline__ void open_all(
 __device__ bool look_back(const Here& here, const Call& call, int layer, float* ahead, long long t) {
   const int span = window(layer), gap = dilation(layer);
   const long long begin = t + 1 - span;
-  bool all = take<WINDOW * VOICES * WIDTH>(
-      [&](int n) { return mail_x(call, layer, begin + n / (VOICES * WIDTH)) + n % (VOICES * WIDTH); },
-      [&](int n) { return (unsigned)(begin + n / (VOICES * WIDTH)) + 1; }, span * VOICES * WIDTH, here.window, call.lost);
+  bool all = take<WINDOW * BOX>(
+      [&](int n) { return mail_x(call, layer, begin + n / BOX) + n % BOX; },
+      [&](int n) { return (unsigned)(begin + n / BOX) + 1; }, span * BOX, here.window, call.lost);
   if (__syncthreads_or(!all)) return false;
   for (int item = threadIdx.x / 32; item < (TAPS - 1) * CHANNELS; item += WARPS) {
-    int tap = item / CHANNELS + 1, channel = item % CHANNELS;
+    int tap = item / CHANNELS + 1, channel = item % CHANNELS, matrix = (layer - 1) * (TAPS - 1) + tap - 1;
     Rows<2, WIDTH, BYTES> rows;
-    rows.fetch(here.past + ((layer - 1) * (TAPS - 1) + tap - 1) * GATES_SLAB, 2 * channel);
+    rows.fetch(here.past + matrix * GATES_SLAB, 2 * channel);
     for (int s = 0; s < span; ++s) {
-      float sum = product(rows, here.window + s * VOICES * WIDTH);
+      float sum = product(rows, here.window + s * BOX);
       for (int half = 0; half < 2; ++half) {
         int voice = voice_of_lane<2>(half);
         if (voice == VOICES) continue;
-        if (BYTES == 1) sum *= here.own[OWN_PAST_SCALE + ((layer - 1) * (TAPS - 1) + tap - 1) * 2 * CHANNELS + 2 * channel + half];
+        if (BYTES == 1) sum *= here.own[OWN_PAST_SCALE + (matrix * CHANNELS + channel) * 2 + half];
         float* to = ahead + ((slot(begin + s + tap * gap, layer) * VOICES + voice) * CHANNELS + channel) * 2 + half;
         *to = tap == TAPS - 1 ? sum : *to + sum;  // the oldest tap comes first: its slot is free
       }
@@ -190,7 +192,8 @@ __device__ __forceinline__ void carry_on(
     if (layer == LAYERS - 1 && here.first_say + say < SKIP)
       post(call.mail + MAIL_SAID + voice * SKIP + here.first_say + say, fmaxf(total, 0.f), stamp);
   } else if (layer < LAYERS - 1 && channel < WIDTH) {
-    float before = layer ? here.x(layer)[voice * WIDTH + channel] : of_levels(here, here.own + OWN_START, CHANNELS, row, TAPS, voice);
+    float before = layer ? here.x(layer)[voice * WIDTH + channel]
+                         : of_levels(here, here.own + OWN_START, CHANNELS, row, TAPS, voice);
     post(mail_x(call, layer + 1, t) + voice * WIDTH + channel,
          before + (sum + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + row]), stamp);
   }
@@ -224,14 +227,18 @@ __device__ bool step(const Here& here, const Call& call, long long t) {
       if ((t + 1 & window(layer) - 1) == 0 && !look_back(here, call, layer, ahead, t)) return false;
       ahead += slots(layer) * VOICES * 2 * CHANNELS;
     }
-    const int next = layer + 1, row = warp, channel = warp;  // the first of this warp's
+    const int next = layer + 1, channel = warp;  // this warp's first; rows go to the warps without a channel first
+    const int row = (warp + WARPS - CHANNELS % WARPS) % WARPS;
     const float* ahead_now = ahead + (TAPS > 1 && next < LAYERS ? slot(t, next) * VOICES * 2 * CHANNELS : 0);
     Gates gates;  // weights are on their way while the others are waited for
     Rows<1, WIDTH, BYTES> rows;
     if (next < LAYERS && channel < CHANNELS) gates.fetch(here, next, channel, ahead_now);
     if (row < CHANNELS + SAYS) rows.fetch(here.slab(layer), 2 * CHANNELS + row);
-    bool all = !is_folded(layer) || take_box<VOICES * WIDTH>(mail_x(call, layer, t), here.x(layer), stamp, call.lost);
-    all &= take_box<VOICES * WIDTH>(mail_z(call, layer), here.z(layer), stamp, call.lost);
+    const Mail *mails_x = mail_x(call, layer, t), *mails_z = mail_z(call, layer);
+    bool all = is_folded(layer)
+                   ? take<2 * BOX>([=](int n) { return n < BOX ? mails_x + n : mails_z + (n - BOX); },
+                                   [=](int) { return stamp; }, 2 * BOX, here.x(layer), call.lost)
+                   : take_box<BOX>(mails_z, here.z(layer), stamp, call.lost);
     if (__syncthreads_or(!all)) return false;
     if (next < LAYERS && is_folded(next)) open_all(here, call, next, gates, ahead_now, stamp);
     for (int r = row; r < CHANNELS + SAYS; r += WARPS) {
@@ -239,7 +246,7 @@ __device__ bool step(const Here& here, const Call& call, long long t) {
       carry_on(here, call, layer, r, rows, t);
     }
     if (next < LAYERS && !is_folded(next)) {
-      if (!collect<VOICES * WIDTH>(mail_x(call, next, t), here.x(next), stamp, call.lost)) return false;
+      if (!collect<BOX>(mail_x(call, next, t), here.x(next), stamp, call.lost)) return false;
       open_all(here, call, next, gates, ahead_now, stamp);
     }
   }
@@ -255,11 +262,13 @@ __device__ bool step(const Here& here, const Call& call, long long t) {
 // Every block draws every voice's code, by the same die, or takes the one that is forced, and hears it.
 __device__ void hear(const Here& here, const Call& call, long long sample) {
   if (call.forced && blockIdx.x == 0)
-    for (int n = threadIdx.x; n < VOICES * CODES; n += THREADS) call.logits[sample * (VOICES * CODES) + n] = here.logits()[n];
+    for (int n = threadIdx.x; n < VOICES * CODES; n += THREADS)
+      call.logits[sample * (VOICES * CODES) + n] = here.logits()[n];
   for (int voice = threadIdx.x / 32; voice < VOICES; voice += WARPS) {
     const long long at = voice * call.frames * HOP + sample;
     const int code = call.forced ? (int)call.code[at]
-                                 : draw(here.logits() + voice * CODES, call.uniform[at], call.temperature, call.top_p, here.odds(voice));
+                                 : draw(here.logits() + voice * CODES, call.uniform[at], call.temperature, call.top_p,
+                                        here.odds(voice));
     if (threadIdx.x % 32 == 0) {
       float* level = here.level + voice * (LAGS + 1);
       for (int lag = LAGS - 1; lag > 0; --lag) level[lag] = level[lag - 1];
