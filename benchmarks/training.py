@@ -5,7 +5,7 @@
 
 A step is all of it: gradient, clipping, Adam, moving average; crops are random, and how fast real ones come is measured
 apart, on the notes in the box. `plain` is the autoencoder in torch's convolutions, a layer at a time. `fraction` is the
-multiply-adds of a step, three times those of its products forwards, of what a large matrix product makes in that format.
+multiply-adds of a step, three times those of its products forwards, of what a large matrix product makes in it.
 """
 
 import argparse
