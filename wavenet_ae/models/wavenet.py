@@ -203,6 +203,9 @@ class WaveNetAutoencoder(Autoencoder):
     reads, so that the embedding need not carry the pitch (section 4.2.2 of the paper).
     """
 
+    encoder: Encoder
+    decoder: Decoder
+
     def __init__(self, *, encoder: Encoder, decoder: Decoder, pitch_conditioning: bool):
         super().__init__()
         for name in ("hop", "embedding_dims"):
