@@ -15,7 +15,7 @@ from wavenet_ae.sampler import cuda
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (g++ or clang++)")
 
 GOLDEN = Path(__file__).parent / "data" / "magenta_wavenet"
-ODD = {"width": 20, "skip_width": 33}  # neither is a multiple of anything
+ODD = {"width": 12, "skip_width": 17}  # neither is a multiple of anything
 MACHINES = [  # sizes, voices, blocks: enough to have idle rows, blocks of one channel, several items a warp
     (ODD, 2, 3),
     ({"kernel_size": 2, "stages": 4, "layers": 5}, 3, 7),
@@ -68,10 +68,9 @@ def test_any_schedule_any_grid_and_any_number_of_voices_give_the_same_numbers(ti
         assert torch.equal(scored(decoder, Fibers(5))[0], expected)
         alone = cuda.Voices(decoder, 1, machine=Fibers(5)).score(embedding[1:], code[1:])
         assert torch.equal(alone, expected[1:])
-        little = Fibers(
-            3, shared=cuda.layout.plan(decoder, 2, precision="fp32", blocks=3, shared=10**6).shared_bytes - 1
-        )
-        opened = cuda.Voices(decoder, 2, machine=little)
+        whole = cuda.layout.plan(decoder, 2, precision="fp32", blocks=3, shared=10**6)
+        little = Fibers(3, shared=whole.shared_bytes - 1)
+        opened = cuda.Voices(decoder, 2, machine=little, folded=whole.folded)
         assert opened.plan.resident < opened.plan.layers, "some weights are read from global memory"
         assert torch.equal(opened.score(embedding, code), expected)
 
