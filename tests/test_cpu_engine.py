@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from copy import deepcopy
 from pathlib import Path
 
 import numba
@@ -127,6 +128,14 @@ def test_float64_codes_are_the_references(tiny, sizes):
     expected = sampler.open_voices(decoder, 2, engine="reference").generate(embedding, uniform, 0.8, 0.95)
     assert torch.equal(cpu.Voices(decoder, 2).generate(embedding, uniform, 0.8, 0.95), expected)
     assert expected.unique().numel() > 20
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_decoder_of_16_bits_is_computed_in_float32(tiny, dtype):
+    decoder = tiny(dtype)
+    embedding, uniform = inputs(decoder, frames=3)
+    exact = cpu.Voices(deepcopy(decoder).float(), 1).generate(embedding.float(), uniform)
+    assert torch.equal(cpu.Voices(decoder, 1).generate(embedding, uniform), exact)
 
 
 @pytest.mark.slow  # 12 s

@@ -92,7 +92,8 @@ class Voices:
 
     def _told(self, embedding: Tensor) -> np.ndarray:
         """[frame, voice, dims], in the kernel's numbers."""
-        return np.ascontiguousarray(embedding.detach().cpu().permute(2, 0, 1), self.state.level.dtype)
+        numbers = embedding.detach().cpu().double()  # numpy has no bfloat16
+        return np.ascontiguousarray(numbers.permute(2, 0, 1), self.state.level.dtype)
 
     def _no_logits(self) -> np.ndarray:
         return np.empty((0, 0, 0), self.state.level.dtype)
