@@ -196,6 +196,21 @@ def test_bad_settings_say_what_is_expected(tiny, settings, message):
 
 
 @pytest.mark.parametrize("name", EXACT)
+def test_what_is_no_sound_is_refused(tiny, name):
+    decoder, code, told = tiny(), torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 4, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="0 voices were asked for: expected at least one"):
+        sampler.generate(decoder, told[:0], engine=name)
+    for wrong, count in ((told[..., :0], 0), (told * float("nan"), 4)):
+        with pytest.raises(ValueError, match=rf"{count} of its numbers not finite: expected \[batch, dims, frames\]"):
+            sampler.generate(decoder, wrong, engine=name)
+        with pytest.raises(ValueError, match=rf"{count} of its numbers not finite: expected \[batch, dims, frames\]"):
+            sampler.score(decoder, code, wrong, engine=name)
+    for number in (-1, 256):
+        with pytest.raises(ValueError, match=f"codes run from {number} to {number}: expected 0 to 255"):
+            sampler.score(decoder, code + number, told, engine=name)
+
+
+@pytest.mark.parametrize("name", EXACT)
 def test_shapes_that_do_not_fit_are_refused(tiny, name):
     voices = sampler.open_voices(tiny(), 1, engine=name)
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wavenet_ae.models.wavenet import Decoder
+from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import dice
 
 ENGINES = ("reference", "cached", "cpu", "batched", "cuda")
@@ -65,8 +66,10 @@ def open_voices(
     `threads` is for the engines that share work between cores (None: all of them).
 
     Raises:
-        ValueError: there is no such engine or precision, or it cannot run here; the message says why.
+        ValueError: there is no such engine or precision, or it cannot run here; the message says why. Or no voices.
     """
+    if batch < 1:
+        raise ValueError(f"{batch} voices were asked for: expected at least one")
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if engine == "auto":
@@ -94,7 +97,8 @@ def generate(
     The dice of row b are those of note number b; see `dice.throw`.
 
     Raises:
-        ValueError: as `open_voices`, or temperature, top_p or seed mean nothing.
+        ValueError: as `open_voices`, or temperature, top_p or seed mean nothing, or the embedding has no frames or
+            numbers that are not finite.
     """
     settings = {"engine": engine, "precision": precision, "threads": threads}
     frames = stream(decoder, embedding, seed=seed, temperature=temperature, top_p=top_p, **settings)  # type: ignore[arg-type]
@@ -114,6 +118,7 @@ def stream(
 ) -> Iterator[Int[Tensor, "batch hop"]]:
     """What `generate` returns, one frame of codes at a time, each as soon as it is done."""
     dice.check(temperature, top_p)
+    _check_embedding(embedding)
     batch, hop = len(embedding), decoder.hop
     voices = open_voices(decoder, batch, engine=engine, precision=precision, threads=threads)
     for frame in range(embedding.shape[-1]):
@@ -130,7 +135,14 @@ def score(
     precision: str = "fp32",
     threads: int | None = None,
 ) -> Float[Tensor, "batch 256 samples"]:
-    """The engine's own log-probabilities (nats) of every sample's codes, the codes before it being forced."""
+    """The engine's own log-probabilities (nats) of every sample's codes, the codes before it being forced.
+
+    Raises:
+        ValueError: as `generate`, or the codes are not codes, or not as many as the frames.
+    """
+    _check_embedding(embedding)
+    if bool(((code < 0) | (code >= CODES)).any()):
+        raise ValueError(f"codes run from {int(code.min())} to {int(code.max())}: expected 0 to {CODES - 1}")
     voices = open_voices(decoder, len(code), engine=engine, precision=precision, threads=threads)
     return voices.score(embedding, code)
 
@@ -159,6 +171,14 @@ def check_shapes(decoder: Decoder, voices: int, embedding: Tensor, samples: Tens
         raise ValueError(
             f"{samples.shape[-1]} samples of {len(samples)} voices do not match {frames} embedding frames of hop "
             f"{decoder.hop}: expected {frames * decoder.hop} samples of {voices}"
+        )
+
+
+def _check_embedding(embedding: Tensor) -> None:
+    if embedding.ndim != 3 or not embedding.shape[-1] or not bool(embedding.isfinite().all()):
+        raise ValueError(
+            f"an embedding of shape {list(embedding.shape)}, {int((~embedding.isfinite()).sum())} of its numbers not "
+            "finite: expected [batch, dims, frames] of at least one frame, all finite"
         )
 
 
