@@ -180,6 +180,8 @@ def test_a_variational_model_draws_from_its_gaussian_and_its_prior():
     assert not torch.equal(plain.again, drawn.again)
     embedding = model.prior(torch.randn(3, 12, 2, generator=torch.Generator().manual_seed(2)))
     assert embedding.shape == (3, 13, 2)
+    sine = 0.4 * torch.sin(2 * math.pi / 8 * torch.arange(4 * HOP))  # on a bin of any n_fft
+    torch.testing.assert_close(embedding[:, -1], model.embed(sine[None])[:, -1, 1].expand(3, 2), atol=1e-4, rtol=0)
     sound = synthesis.sound(model, "new", embedding[0], 2 * HOP, 60)
     ((_, heard),) = synthesis.render(model.decoder, [sound], Sampling(iterations=2))
     assert bool(heard.any())

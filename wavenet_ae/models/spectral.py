@@ -18,7 +18,7 @@ from wavenet_ae.models.autoencoder import PITCHES, Autoencoder
 
 PITCH_WIDTH = 128
 _LEAK = 0.1
-_LOUD = 1 + 40 / spectra.RANGE_DB  # the level of a prior's sounds: a sine of amplitude 0.4
+_LOUD = 0.4  # the amplitude of the sine that a prior's sounds are as loud as
 
 
 class BatchNorm(nn.Module):
@@ -188,7 +188,7 @@ class SpectralAutoencoder(Autoencoder):
         missing = columns * self.decoder.frames - magnitude.shape[-1]  # -1 where the last frame begins a next piece
         pieces = F.pad(magnitude, (0, missing)).unflatten(-1, (columns, -1)).transpose(1, 2)
         level, peak = spectra.log_magnitude(pieces)
-        return level[..., :-1, :], 1 + spectra.decibels(peak, least=spectra.SILENT) / spectra.RANGE_DB
+        return level[..., :-1, :], _loudness(peak)
 
     def embed(self, wave: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch dims columns"]:
         """The latent (of a variational model its mean), and beneath it the level."""
@@ -213,7 +213,8 @@ class SpectralAutoencoder(Autoencoder):
         """
         if self.encoder.log_variance is None:
             raise ValueError("this model has no prior to sample from: train one with model.variational=true")
-        return torch.cat([noise, torch.full_like(noise[:, :1], _LOUD)], dim=1)
+        peak = torch.full_like(noise[:, :1], _LOUD * self.decoder.n_fft / 4)  # a Hann window adds up to n_fft / 2
+        return torch.cat([noise, _loudness(peak)], dim=1)
 
     def forward(
         self,
@@ -251,6 +252,11 @@ def _shrinking(layers: int) -> Iterable[tuple[int, tuple[int, int]]]:
 def _growing(layers: int) -> Iterable[tuple[int, tuple[int, int]]]:
     """Kernel and stride of each layer that doubles: the last leaves time as it is."""
     return ((5 if i >= layers - 2 else 4, (2, 1 if i == layers - 1 else 2)) for i in range(layers))
+
+
+def _loudness(peak: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """The level of a magnitude: 0 for silence, 1 for 1, each 1/120 more a decibel."""
+    return 1 + spectra.decibels(peak, least=spectra.SILENT) / spectra.RANGE_DB
 
 
 def _peak(level: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
