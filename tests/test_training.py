@@ -96,6 +96,12 @@ def weights(module):
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
+@pytest.mark.parametrize("norm", [0.0, -1.0, math.nan])
+def test_a_length_that_would_stop_or_turn_gradients_is_refused(tiny_autoencoder, norm):
+    with pytest.raises(ValueError, match=f"max_grad_norm is {norm}: expected a positive number"):
+        likelihood(tiny_autoencoder, max_grad_norm=norm)
+
+
 def test_the_loss_is_the_mean_cost_of_a_sample_beyond_the_skipped(tiny_autoencoder):
     crops = batch()
     code = mulaw.encode(crops.wave)

@@ -47,6 +47,8 @@ class Descent(ABC, Generic[Network]):
     ):
         self.model, self.optimizer, self.rate = model, optimizer, rate
         self.average = MovingAverage(model, decay=ema_decay)
+        if not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {max_grad_norm}: expected a positive number (.inf to leave gradients)")
         self.max_grad_norm, self.autocast = max_grad_norm, autocast
         self.device = next(model.parameters()).device
         self.group, self.accumulate = ALONE, 1
