@@ -120,6 +120,13 @@ def test_a_level_survives_within_its_range():
     torch.testing.assert_close(back, torch.tensor([[10.0, 1.0], [1e-3, 0.0]]), atol=0, rtol=1e-4)
 
 
+def test_what_is_below_the_least_step_of_any_file_is_silence():
+    for peak in (0.0, 1e-7):
+        level, found = spectra.log_magnitude(torch.full((3, 2), peak))
+        assert not bool(level.any())
+        assert found == 0
+
+
 def test_the_true_phase_gives_the_wave_back():
     wave = tone(57).double()
     spectrum = spectra.stft(wave)

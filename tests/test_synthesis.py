@@ -53,6 +53,19 @@ def test_name_and_seed_decide_and_a_shorter_sound_is_the_same_one_cut(tiny, soun
     assert torch.equal(heard(decoder, [sound._replace(samples=13)])[sound.name], wave[:13])
 
 
+@pytest.mark.parametrize(
+    ("count", "batch", "devices", "expected"), [(9, 8, 1, 5), (8, 8, 1, 8), (1, 8, 1, 1), (7, 2, 3, 2)]
+)
+def test_voices_are_no_more_than_keep_all_rounds_even(tiny, monkeypatch, count, batch, devices, expected):
+    opened = []
+    monkeypatch.setattr(
+        Sampling, "open", lambda _, decoder, voices: opened.append(voices) or sampler.open_voices(decoder, voices)
+    )
+    sounds = [Sound(f"sound {n}", torch.zeros(4, 1, dtype=torch.float64), 8) for n in range(count)]
+    heard(tiny(), sounds, batch=batch, devices=("cpu",) * devices if devices > 1 else ())
+    assert max(opened) == expected
+
+
 def test_progress_adds_up_to_the_samples_wanted(tiny, sounds):
     told = []
     list(render(tiny(), sounds, Sampling(batch=3), told.append))
