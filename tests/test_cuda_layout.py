@@ -71,6 +71,14 @@ def test_every_row_has_one_owner(tiny, blocks, sizes):
     )
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 7, 13, 16, 17, 100, 129, 132])
+def test_a_block_that_is_overtaken_holds_the_others_back(blocks):
+    """Before a box is used again every block must have told something: channels do, where there are two layers."""
+    one, two = (layout.plan(sized(512, 256, n, 2), 1, precision="bf16", **(H200 | {"blocks": blocks})) for n in (1, 2))
+    assert one.scores * (one.blocks - 1) < 256
+    assert two.channels * (two.blocks - 1) < two.width
+
+
 def test_int8_rows_keep_their_scales(tiny):
     decoder = tiny(torch.float32, width=20)
     plan = layout.plan(decoder, 1, precision="int8", blocks=3, shared=10**6, folded=0)

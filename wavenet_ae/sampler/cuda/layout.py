@@ -153,6 +153,8 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
     """
     dilation = [block.dilated.dilation[0] for block in decoder.blocks]
     width, skip = (-(-n // 16) * 16 for n in (decoder.start.out_channels, decoder.out.out_channels))
+    if len(dilation) == 1:  # a block that scores no code would hold nobody back, and be overtaken by a sample
+        blocks = min(blocks, 16)
     channels = -(-width // blocks)
     sizes = Plan(
         width=width,
