@@ -85,3 +85,34 @@ def test_a_curve_is_a_picture_even_of_a_run_that_was_never_validated(tmp_path):
     figures.curve(tmp_path / "b.png", lines)
     figures.curve(tmp_path / "c.png", [])
     assert matplotlib.image.imread(tmp_path / "a.png").shape[:2] == (396, 770)
+
+
+def test_harmonics_are_found_at_their_levels():
+    time = torch.arange(16_000) / audio.SAMPLE_RATE
+    wave = sum(torch.sin(2 * math.pi * 220 * n * time) / n for n in (1, 2, 4)) / 4
+    levels = figures._harmonic_levels(wave, [220.0, 440.0, 660.0, 880.0])[:, 10:40].mean(axis=1)
+    np.testing.assert_allclose(levels[[1, 3]] - levels[0], [-6, -12], atol=0.7)
+    assert levels[2] - levels[0] < -40, "the third is missing"
+
+
+def test_principal_axes_are_those_of_the_variance():
+    line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0]) + 7
+    places, shares = figures._principal(line)
+    np.testing.assert_allclose(shares, [1, 0], atol=1e-12)
+    np.testing.assert_allclose(np.abs(np.diff(places[:, 0])), 5)
+    assert figures._principal(np.zeros((3, 1)))[0].shape == (3, 2), "one number, no variance at all"
+
+
+def test_pictures_of_a_sound_and_of_embeddings(tmp_path):
+    sounds = [("original", sine(220, 0.2)), ("silence", torch.zeros(100))]
+    figures.spectrogram(tmp_path / "a.png", sounds)
+    figures.harmonics(tmp_path / "b.png", sounds, hz=220.0)
+    figures.embedding(tmp_path / "c.png", np.zeros((4, 1)), hop=512)
+    figures.scatter(tmp_path / "d.png", np.eye(13), list(range(13)), [f"family {i}" for i in range(13)])
+    assert all(matplotlib.image.imread(path).shape[0] > 300 for path in sorted(tmp_path.iterdir()))
+    assert len(list(tmp_path.iterdir())) == 4
+    for draw in (figures.spectrogram, lambda path, none: figures.harmonics(path, none, hz=220.0)):
+        with pytest.raises(ValueError, match="nothing to draw"):
+            draw(tmp_path / "e.png", [])
+    with pytest.raises(ValueError, match="1 points have no principal axes"):
+        figures.scatter(tmp_path / "e.png", np.eye(1), [60], ["bass"])

@@ -1,4 +1,4 @@
-"""Pictures of sounds: rainbowgrams, alone or as a sheet."""
+"""Pictures of sounds, of their embeddings and of a training's course."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from wavenet_ae import files
+from wavenet_ae import files, spectra
 from wavenet_ae.audio import SAMPLE_RATE
 
 HOP = 256
@@ -19,6 +20,10 @@ OCTAVES = 6
 LOWEST = "C2"
 PEAK_DB = 70.0  # what lies so far below the loudest point is black
 _SHORTEST = 16_384  # samples the lowest filter needs
+_SHOWN_DB = 80.0  # of spectrograms and harmonics, below the loudest point
+# Okabe and Ito's colours, told apart by most eyes; markers tell apart what shares one
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+_MARKERS = "osD^vPX*<>p"
 
 
 def rainbowgram(wave: Float[Tensor, " samples"]) -> Float[np.ndarray, "bins frames 3"]:
@@ -98,5 +103,133 @@ def curve(path: str | Path, metrics: Sequence[Mapping[str, float | int]]) -> Non
     axis.set_ylabel("nats a sample")
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
+    with files.whole(path) as partial:
+        figure.savefig(partial, dpi=110)
+
+
+def spectrogram(path: str | Path, sounds: Sequence[tuple[str, Float[Tensor, " _"]]]) -> None:
+    """Save the spectrograms of named sounds side by side: level in dB below the loudest point of all, linear in Hz.
+
+    Raises:
+        ValueError: there is no sound.
+    """
+    figure, axes = _row(path, len(sounds), 3.6, 3.2)
+    levels = [spectra.decibels(spectra.stft(wave).abs(), least=1e-6).cpu().numpy() for _, wave in sounds]
+    loudest = max(float(level.max()) for level in levels)
+    for axis, (name, wave), level in zip(axes, sounds, levels, strict=True):
+        extent = (0, wave.numel() / SAMPLE_RATE, 0, SAMPLE_RATE / 2000)
+        options = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -_SHOWN_DB, "vmax": 0}
+        drawn = axis.imshow(level - loudest, extent=extent, **options)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("time (s)")
+        axis.label_outer()
+    axes[0].set_ylabel("frequency (kHz)")
+    figure.colorbar(drawn, ax=axes, label="level (dB, loudest is 0)")
+    _save(figure, path)
+
+
+def embedding(path: str | Path, values: Float[np.ndarray, "dims frames"], *, hop: int, title: str = "") -> None:
+    """Save an embedding over time: a row for each number, purple below zero, orange above."""
+    figure, [axis] = _row(path, 1, 7.0, 3.2)
+    most = float(np.abs(values).max()) or 1.0
+    extent = (0, values.shape[1] * hop / SAMPLE_RATE, values.shape[0] - 0.5, -0.5)
+    drawn = axis.imshow(
+        values, extent=extent, aspect="auto", cmap="PuOr_r", vmin=-most, vmax=most, interpolation="nearest"
+    )
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("time (s)")
+    axis.set_ylabel("number of the embedding")
+    figure.colorbar(drawn, ax=axis, label="value")
+    _save(figure, path)
+
+
+def scatter(
+    path: str | Path,
+    points: Float[np.ndarray, "notes dims"],
+    pitches: Sequence[int],
+    families: Sequence[str],
+    *,
+    title: str = "",
+) -> None:
+    """Save embeddings, one a note, on their two principal axes: coloured by pitch, and by family.
+
+    Raises:
+        ValueError: there are fewer than two notes.
+    """
+    if len(points) < 2:
+        raise ValueError(f"{path} was not written: {len(points)} points have no principal axes, expected at least two")
+    places, shares = _principal(points)
+    figure, (left, right) = _row(path, 2, 4.6, 4.2)
+    drawn = left.scatter(*places.T, c=pitches, cmap="cividis", s=30, edgecolors="black", linewidths=0.4)
+    figure.colorbar(drawn, ax=left, label="pitch (MIDI)", ticks=MaxNLocator(integer=True))
+    for number, family in enumerate(sorted(set(families))):
+        chosen = [i for i, each in enumerate(families) if each == family]
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        right.scatter(*places[chosen].T, color=colour, marker=marker, s=30, label=family)
+    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    for axis in (left, right):
+        axis.set_xlabel(f"first principal axis ({shares[0]:.0%} of the variance)")
+    left.set_ylabel(f"second ({shares[1]:.0%})")
+    right.set_yticklabels([])
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def harmonics(
+    path: str | Path, sounds: Sequence[tuple[str, Float[Tensor, " _"]]], *, hz: float, count: int = 6
+) -> None:
+    """Save how the first harmonics of a note of `hz` Hz rise and fade, of named sounds side by side.
+
+    Raises:
+        ValueError: there is no sound.
+    """
+    figure, axes = _row(path, len(sounds), 3.6, 3.4)
+    multiples = [n for n in range(1, count + 1) if n * hz < SAMPLE_RATE / 2]
+    tracks = [_harmonic_levels(wave, [n * hz for n in multiples]) for _, wave in sounds]
+    loudest = max(float(levels.max()) for levels in tracks)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(multiples)))
+    for axis, (name, _), levels in zip(axes, sounds, tracks, strict=True):
+        for n, colour, level in zip(multiples, colours, levels, strict=True):
+            time = np.arange(len(level)) * HOP / SAMPLE_RATE
+            axis.plot(time, level - loudest, color=colour, linewidth=1.2, label=f"{n} ({n * hz:.0f} Hz)")
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("time (s)")
+        axis.set_ylim(-_SHOWN_DB, 3)
+        axis.label_outer()
+    axes[0].set_ylabel("level (dB, loudest is 0)")
+    axes[-1].legend(title="harmonic", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, path)
+
+
+def _harmonic_levels(wave: Float[Tensor, " samples"], hz: Sequence[float]) -> Float[np.ndarray, "harmonics frames"]:
+    """In dB, the loudest of the bins within a quarter tone of each frequency, or of the bin nearest to it."""
+    level = spectra.decibels(spectra.stft(wave, n_fft=4 * HOP).abs(), least=1e-6).cpu().numpy()
+    width, found = SAMPLE_RATE / (4 * HOP), []
+    for each in hz:
+        low, high = round(each * 2 ** (-1 / 24) / width), round(each * 2 ** (1 / 24) / width)
+        found.append(level[low : high + 1].max(axis=0))
+    return np.stack(found)
+
+
+def _principal(points: Float[np.ndarray, "notes dims"]) -> tuple[Float[np.ndarray, "notes 2"], Float[np.ndarray, " 2"]]:
+    """Coordinates on the two axes of greatest variance, and the share of it on each."""
+    centred = points.astype(np.float64) - points.mean(axis=0)
+    left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
+    whole = float(np.square(strengths).sum()) or 1.0
+    places = np.zeros((len(points), 2))
+    places[:, : min(2, len(strengths))] = (left * strengths)[:, :2]
+    shares = np.zeros(2)
+    shares[: min(2, len(strengths))] = np.square(strengths)[:2] / whole
+    return places, shares
+
+
+def _row(path: str | Path, panels: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    if not panels:
+        raise ValueError(f"{path} was not written: there is nothing to draw")
+    figure = Figure(figsize=(width * panels + 1.0, height), layout="constrained")
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _save(figure: Figure, path: str | Path) -> None:
     with files.whole(path) as partial:
         figure.savefig(partial, dpi=110)

@@ -5,6 +5,7 @@ Samples are mu-law codes, so numbers of other quantisers do not compare, and mod
 
 import math
 
+import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,6 +17,6 @@ def nats(
     return -log_probabilities.gather(1, code.unsqueeze(1)).squeeze(1).double()
 
 
-def bits(nats: float) -> float:
+def bits(nats: Float[np.ndarray, "*any"]) -> Float[np.ndarray, "*any"]:
     """The same in bits."""
     return nats / math.log(2)

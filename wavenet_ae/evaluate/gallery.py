@@ -1,0 +1,90 @@
+"""The parts of the report: tables, pictures and sounds of what was evaluated."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from wavenet_ae import audio, figures
+from wavenet_ae.evaluate.measure import Heard, Verdict
+from wavenet_ae.evaluate.report import Grid, Show, Table, balance, number, results
+from wavenet_ae.evaluate.scores import ORIGINAL
+from wavenet_ae.notes import Note
+
+_COSTS = {
+    "parameters": "parameters",
+    "encode_s": "seconds to encode a second",
+    "generate_s": "seconds to make a second",
+    "memory_mb": "peak memory (MB)",
+    "embedding_dims": "numbers a frame",
+    "hop": "samples a frame",
+}
+
+
+def shows(
+    folder: Path,
+    table: Table,
+    originals: Heard,
+    verdicts: Mapping[str, Verdict],
+    shown: Sequence[int],
+    remarks: Sequence[str],
+) -> list[Show]:
+    """Everything the report says, its pictures drawn into `folder` and its sounds written there."""
+    said = (
+        "In brackets: 95% intervals by bootstrap over notes. Intervals of distances of few notes are wide for a reason."
+    )
+    parts = [Show("Results", "\n".join([said, *(f"Left out: {remark}." for remark in remarks)]), results(table))]
+    parts += [_note(folder, originals, verdicts, place) for place in shown]
+    parts += _embeddings(folder, originals, verdicts, shown)
+    parts.append(Show("Cost", "On this machine, several notes side by side.", _costs(verdicts)))
+    parts.append(Show("The notes", "How many there are of each.", _balance(originals.notes)))
+    return parts
+
+
+def _note(folder: Path, originals: Heard, verdicts: Mapping[str, Verdict], place: int) -> Show:
+    """One note as it is and as each model makes it: players, rainbowgrams, harmonics where it has a pitch."""
+    note = originals.notes[place]
+    sounds = {ORIGINAL: originals.waves[place]} | {name: each.waves[place] for name, each in verdicts.items()}
+    paths = {name: folder / f"{note.name}.{name}.wav" for name in sounds}
+    for name, wave in sounds.items():
+        audio.write(paths[name], wave, comment=f"{note.name}, {name}; wavenet_ae")
+    pictures = [folder / f"{note.name}.rainbowgrams.png", folder / f"{note.name}.spectrograms.png"]
+    figures.sheet(pictures[0], [list(sounds.items())])
+    figures.spectrogram(pictures[1], list(sounds.items()))
+    if note.pitch:
+        pictures.append(folder / f"{note.name}.harmonics.png")
+        figures.harmonics(pictures[-1], list(sounds.items()), hz=440 * 2 ** ((note.pitch - 69) / 12))
+    text = "Rainbowgrams (hue is phase, brightness is level), spectrograms, and the first harmonics over time."
+    return Show(note.name, text, (), pictures, paths)
+
+
+def _embeddings(folder: Path, originals: Heard, verdicts: Mapping[str, Verdict], shown: Sequence[int]) -> list[Show]:
+    """Where each model puts the notes, and the embedding of the first note shown where it has a course in time."""
+    parts = []
+    for name, verdict in verdicts.items():
+        pictures = []
+        if len(originals.notes) > 1:
+            pictures.append(folder / f"{name}.scatter.png")
+            points = np.stack([each.mean(axis=1) for each in verdict.embeddings])
+            labels = [note.pitch for note in originals.notes], [note.family for note in originals.notes]
+            figures.scatter(pictures[-1], points, *labels, title=name)
+        timed = [place for place in shown if verdict.embeddings[place].shape[1] > 1]
+        if timed:
+            pictures.append(folder / f"{name}.embedding.png")
+            title = f"{name}: {originals.notes[timed[0]].name}"
+            figures.embedding(pictures[-1], verdict.embeddings[timed[0]], hop=verdict.about["hop"], title=title)
+        if pictures:
+            text = "Each note's embedding, averaged over time, on its two principal axes; and one of them over time."
+            parts.append(Show(f"Embeddings of {name}", text, (), pictures))
+    return parts
+
+
+def _costs(verdicts: Mapping[str, Verdict]) -> Grid:
+    rows = [["told the pitch", *("yes" if each.about["pitch_conditioning"] else "no" for each in verdicts.values())]]
+    rows += [[title, *(number(each.about[key]) for each in verdicts.values())] for key, title in _COSTS.items()]
+    return [["", *verdicts], *rows]
+
+
+def _balance(notes: Sequence[Note]) -> Grid:
+    rows = [[what, each, str(count)] for what, counts in balance(notes).items() for each, count in counts.items()]
+    return [["", "which", "notes"], *rows]

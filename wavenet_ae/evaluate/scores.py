@@ -1,0 +1,179 @@
+"""From sounds to numbers: a row of measurements for each note, and their summary with intervals."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wavenet_ae import notes
+from wavenet_ae.metrics import accuracy, bootstrap, constant_q, entanglement, frechet, likelihood, pitch, spectral
+from wavenet_ae.metrics.bootstrap import Estimate
+from wavenet_ae.models.classifier import Classifier
+from wavenet_ae.notes import Note
+
+WINDOW = 16_384  # samples whose features are one point of a Frechet distance: 1.02 s
+ORIGINAL = "original"
+Row = dict[str, Any]
+
+
+class Measure(NamedTuple):
+    """A row of the table: what it is called, its unit, and which way is better (or "" if neither)."""
+
+    title: str
+    unit: str
+    better: str
+
+
+MEASURES = {
+    "nats": Measure("negative log-likelihood", "nats/sample", "lower"),
+    "bits": Measure("negative log-likelihood", "bits/sample", "lower"),
+    "spectral_db": Measure("log-spectral distance", "dB", "lower"),
+    "constant_q": Measure("constant-Q magnitude error", "ratio", "lower"),
+    "cents": Measure("pitch error, median", "cents", "lower"),
+    "voicing": Measure("voicing agreement", "share", "higher"),
+    "pitch": Measure("pitch heard right", "share", "higher"),
+    "pitch_balanced": Measure("pitch heard right, classes alike", "share", "higher"),
+    "family": Measure("family heard right", "share", "higher"),
+    "family_balanced": Measure("family heard right, classes alike", "share", "higher"),
+    "source": Measure("source heard right", "share", "higher"),
+    "source_balanced": Measure("source heard right, classes alike", "share", "higher"),
+    "frechet": Measure("Frechet distance, classifier's features", "", "lower"),
+    "probe_pitch": Measure("pitch read off the mean embedding, classes alike", "share", ""),
+    "probe_pitch_frames": Measure("pitch read off single frames, classes alike", "share", ""),
+    "probe_family": Measure("family read off the mean embedding, classes alike", "share", ""),
+    "probe_family_frames": Measure("family read off single frames, classes alike", "share", ""),
+}
+
+
+class Ear:
+    """The classifier, listening to one sound at a time."""
+
+    def __init__(self, classifier: Classifier):
+        self.classifier = classifier
+
+    @torch.inference_mode()
+    def answers(self, wave: Float[Tensor, " samples"]) -> dict[str, int | str]:
+        """The pitch, family and source that a sound seems to have."""
+        said = [int(logits.argmax()) for logits in self.classifier(wave[None])]
+        return {"heard_pitch": said[0], "heard_family": notes.FAMILIES[said[1]], "heard_source": notes.SOURCES[said[2]]}
+
+    @torch.inference_mode()
+    def features(self, wave: Float[Tensor, " samples"]) -> Float[np.ndarray, "windows dims"]:
+        """A point for each second, a last piece of less than half of one left out."""
+        pieces = [piece for piece in wave.split(WINDOW) if piece.numel() >= WINDOW // 2] or [wave]
+        return torch.cat([self.classifier.features(piece[None]) for piece in pieces]).numpy()
+
+
+def labels(note: Note) -> Row:
+    """What is known of a note; an unknown is None."""
+    return {
+        "note": note.name,
+        "instrument": note.instrument,
+        "pitch": note.pitch or None,
+        "velocity": note.velocity,
+        "family": note.family if note.family in notes.FAMILIES else None,
+        "source": note.source if note.source in notes.SOURCES else None,
+    }
+
+
+def compare(
+    original: Float[Tensor, " samples"],
+    made: Float[Tensor, " samples"],
+    tracks: tuple[pitch.Track, pitch.Track],
+) -> dict[str, float]:
+    """What can be measured of one original and what was made of it."""
+    return {
+        "spectral_db": spectral.distance(original, made),
+        "constant_q": constant_q.error(original, made),
+        "cents": pitch.cents(*tracks),
+        "voicing": pitch.voicing(*tracks),
+    }
+
+
+def probes(
+    known: Sequence[Float[np.ndarray, "dims _"]],
+    known_notes: Sequence[Note],
+    asked: Sequence[Float[np.ndarray, "dims _"]],
+    asked_notes: Sequence[Note],
+) -> dict[str, Float[np.ndarray, " notes"]]:
+    """How well linear classifiers read pitch and family off each note's embedding; NaN where they cannot be asked."""
+    found = {}
+    for what in ("pitch", "family"):
+        truth = [labels(note)[what] for note in known_notes]
+        there = [i for i, label in enumerate(truth) if label is not None]
+        expected = [labels(note)[what] for note in asked_notes]
+        for kind, probe in (("", entanglement.of_means), ("_frames", entanglement.of_frames)):
+            name = f"probe_{what}{kind}"
+            if len({truth[i] for i in there}) < 2:
+                found[name] = np.full(len(asked), np.nan)
+            else:
+                found[name] = probe([known[i] for i in there], [truth[i] for i in there], asked, expected)
+    return found
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """One model's rows as a table's column: only what could be measured of one note at least."""
+    columns = {key: np.array([_number(row.get(key)) for row in rows]) for key in ("nats", *_MEANS)}
+    found = {key: bootstrap.mean(columns[key]) for key in ("nats", *_MEANS)}
+    found["bits"] = bootstrap.mean(likelihood.bits(columns["nats"]))
+    found["cents"] = bootstrap.median(np.array([_number(row.get("cents")) for row in rows]))
+    for what in ("pitch", "family", "source"):
+        told = [row for row in rows if f"heard_{what}" in row and row[what] is not None]
+        right = np.array([float(row[what] == row[f"heard_{what}"]) for row in told])
+        found[what] = accuracy.plain(right)
+        found[f"{what}_balanced"] = accuracy.balanced(right, [row[what] for row in told])
+    for key in [key for key in MEASURES if key.startswith("probe_")]:
+        told = [row for row in rows if not math.isnan(_number(row.get(key)))]
+        found[key] = accuracy.balanced(np.array([row[key] for row in told]), [row[key.split("_")[1]] for row in told])
+    return {key: found[key] for key in MEASURES if key in found and found[key].notes}
+
+
+def cloud_distance(
+    originals: Sequence[Float[np.ndarray, "_ dims"]], made: Sequence[Float[np.ndarray, "_ dims"]]
+) -> tuple[Estimate, dict[str, int | float]] | None:
+    """The Frechet distance and what it rests on; None if there are too few windows."""
+    if sum(map(len, originals)) < 2:
+        return None
+    clouds = [frechet.fit(np.concatenate(list(each))) for each in (originals, made)]
+    about = {"windows": clouds[0].samples, "dims": len(clouds[0].mean)}
+    return frechet.distance(originals, made), about | {
+        "shrinkage_originals": clouds[0].shrinkage,
+        "shrinkage_made": clouds[1].shrinkage,
+    }
+
+
+def absent(
+    table: Mapping[str, Mapping[str, Estimate]], rows: Sequence[Row], *, has_ear: bool, has_known: bool
+) -> list[str]:
+    """What was left out, and why, in sentences."""
+    said = []
+    for what in ("pitch", "family", "source"):
+        if without := sum(row[what] is None for row in rows):
+            said.append(f"{without} of {len(rows)} notes have no {what}: they do not count where it is asked for")
+    if not has_ear:
+        said.append("no classifier was given: what is heard right and the Frechet distance are left out")
+    if not has_known:
+        said.append("there are no other notes to learn from: what is read off embeddings is left out")
+    for name, column in table.items():
+        if name != ORIGINAL:
+            said += [f"{name}: {why}" for key, why in _WHY.items() if key not in column and (has_known or key in _OWN)]
+    return said
+
+
+_MEANS = ("spectral_db", "constant_q", "voicing")
+_OWN = {
+    "nats": "it has no likelihood, for it gives no probabilities to samples",
+    "cents": "in no frame have both it and the original a pitch",
+}
+_WHY = _OWN | {
+    f"probe_{what}": f"{what} is not read off embeddings: the notes to learn from teach no two classes, or not these"
+    for what in ("pitch", "family")
+}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
