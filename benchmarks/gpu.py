@@ -3,7 +3,7 @@
     python -m benchmarks.gpu                    # on a bare CUDA machine; at most 8 minutes
     python -m benchmarks.gpu --device cpu --tiny --no-record      # does the script itself run?
 
-Needs torch, numpy and jaxtyping (pure Python), Triton as torch's wheel brings it, and cuda-core for the
+Needs torch, numpy and jaxtyping (pure Python), Triton as torch's wheel brings it, and cuda-bindings for the
 engine `cuda`; no hydra, no soundfile, no numba, nothing to download. Weights are random: speed does not
 depend on them. Each section is guarded, so that a failure in one does not lose the others, and each figure
 stands beside a bound measured in the same run. The summary comes last.

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "numpy", "numba", "llvmlite", "triton", "cuda-core")
+PACKAGES = ("torch", "numpy", "numba", "llvmlite", "triton", "cuda-bindings")
 Row = dict[str, object]
 
 
