@@ -39,7 +39,7 @@ setup(
         "jaxtyping>=0.2.34",  # tensor shapes in signatures, checked by the tests
     ],
     extras_require={
-        "cuda": ["cuda-bindings>=12.9"],  # NVRTC and the launch of the persistent kernel; the wheels of torch with CUDA bring it
+        "cuda": ["cuda-bindings>=12.9"],  # compiles and launches the persistent kernel; torch with CUDA brings it too
         "dev": [
             "beartype>=0.18",
             "build>=1.2",
