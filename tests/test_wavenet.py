@@ -99,6 +99,14 @@ def test_lengths_that_do_not_fit_say_what_to_do(tiny_autoencoder):
         model.encoder(torch.zeros(1, 30, dtype=torch.long))
 
 
+@pytest.mark.parametrize("size", ["layers", "stages", "width", "kernel_size", "embedding_dims", "hop"])
+def test_sizes_that_make_no_network_are_refused(size):
+    sizes = dict.fromkeys(["layers", "stages", "width", "kernel_size", "embedding_dims", "hop"], 1) | {size: 0}
+    for build in (Encoder, lambda **sizes: Decoder(skip_width=1, **sizes)):
+        with pytest.raises(ValueError, match=f"^{size} is 0: expected at least 1"):
+            build(**sizes)
+
+
 def test_halves_that_do_not_fit_are_refused(tiny):
     encoder = Encoder(layers=2, stages=2, width=4, kernel_size=3, embedding_dims=4, hop=16)
     with pytest.raises(ValueError, match="disagree on hop: 16 and 8"):

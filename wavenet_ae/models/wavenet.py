@@ -78,7 +78,9 @@ class Encoder(nn.Module):
 
     def __init__(self, *, layers: int, stages: int, width: int, kernel_size: int, embedding_dims: int, hop: int):
         super().__init__()
-        _check_filter(kernel_size)
+        _check_sizes(
+            layers=layers, stages=stages, width=width, kernel_size=kernel_size, embedding_dims=embedding_dims, hop=hop
+        )
         if kernel_size % 2 == 0:
             raise ValueError(f"the encoder's kernel_size is {kernel_size}: expected an odd number (it has a centre)")
         self.hop, self.embedding_dims = hop, embedding_dims
@@ -148,7 +150,8 @@ class Decoder(nn.Module):
         hop: int,
     ):
         super().__init__()
-        _check_filter(kernel_size)
+        _check_sizes(layers=layers, stages=stages, width=width, skip_width=skip_width)
+        _check_sizes(kernel_size=kernel_size, embedding_dims=embedding_dims, hop=hop)
         self.hop, self.embedding_dims = hop, embedding_dims
         self.start = CausalConv1d(1, width, kernel_size)
         self.start_skip = Conv1d(width, skip_width, 1)
@@ -278,6 +281,7 @@ def _matrix(conv: nn.Conv1d, x: Tensor) -> Tensor:
     return conv.weight.mT.flatten(1).expand(len(x), -1, -1)
 
 
-def _check_filter(kernel_size: int) -> None:
-    if kernel_size < 1:
-        raise ValueError(f"kernel_size is {kernel_size}: expected at least 1")
+def _check_sizes(**sizes: int) -> None:
+    wrong = [f"{name} is {size}" for name, size in sizes.items() if size < 1]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: expected at least 1")
