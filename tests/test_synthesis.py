@@ -113,6 +113,12 @@ def test_a_length_that_the_frames_do_not_give_is_refused_first(tiny, samples):
         next(render(tiny(), [fine, fine._replace(name="odd", samples=samples)], Sampling()))
 
 
+def test_an_embedding_that_is_not_finite_is_refused_first(tiny):
+    fine = Sound("fine", torch.zeros(4, 2, dtype=torch.float64), 16)
+    with pytest.raises(ValueError, match="odd: its embedding is not finite"):
+        next(render(tiny(), [fine, fine._replace(name="odd", embedding=fine.embedding / 0)], Sampling()))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -100,7 +100,8 @@ def render(
     `decoder` is that of any `Autoencoder`. A sound does not depend on its neighbours.
 
     Raises:
-        ValueError: a sound has no frames or more samples than its frames give, or the engine cannot run.
+        ValueError: a sound has no frames or more samples than its frames give or numbers that are not finite, or the
+            engine cannot run.
     """
     assert isinstance(decoder, wavenet.Decoder | spectral.Decoder), f"{type(decoder).__name__} makes no sound"
     for sound in sounds:
@@ -108,6 +109,8 @@ def render(
             raise ValueError(
                 f"{sound.name}: {sound.samples} samples do not fit {sound.embedding.shape[-1]} frames of {decoder.hop}"
             )
+        if not bool(sound.embedding.isfinite().all()):
+            raise ValueError(f"{sound.name}: its embedding is not finite; are the model's weights damaged?")
     if not sounds:
         return
     if isinstance(decoder, spectral.Decoder):
