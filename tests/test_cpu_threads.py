@@ -105,6 +105,23 @@ def test_an_interrupt_leaves_no_thread_waiting(tiny, monkeypatch):
     assert threading.active_count() == before
 
 
+def test_an_interrupt_after_a_frame_loses_nothing(tiny, monkeypatch):
+    decoder, true_join = tiny(torch.float32), threading.Thread.join
+    embedding, uniform = inputs(decoder, frames=3)
+    voices = cpu.Voices(decoder, 1, threads=2)
+
+    def interrupted(thread):
+        true_join(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            voices.generate(embedding[..., :1], uniform[:, :8])
+    expected = cpu.Voices(decoder, 1, threads=2).generate(embedding, uniform)[:, 8:]
+    assert torch.equal(voices.generate(embedding[..., 1:], uniform[:, 8:]), expected)
+
+
 LOSS = """
     import threading, torch
     from wavenet_ae.models.wavenet import Decoder

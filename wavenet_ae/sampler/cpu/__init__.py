@@ -111,7 +111,7 @@ class Voices:
             for thread in others:
                 thread.start()
             run(self.weights, self.state, frame, shares[0])
-            finished = 1
+            finished, self.clock = 1, self.clock + self.decoder.hop
         finally:
             if not finished:  # an interrupt: let nobody wait for ever
                 self.state.meetings[ABANDONED] = 1
@@ -122,7 +122,6 @@ class Voices:
             raise faults[0]
         if self.crew:
             self.crew.learn(time.perf_counter() - began, time.process_time() - busy)
-        self.clock += self.decoder.hop
 
     def _share(self, frame: Frame, share: Share, faults: list[BaseException]) -> None:
         """What one of the other threads does; if it cannot, the rest stop waiting for it."""
