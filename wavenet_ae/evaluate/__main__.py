@@ -42,6 +42,10 @@ def main(cfg: DictConfig) -> None:
     shown = _shown(cfg.show, chosen)
     ear = _ear(cfg.classifier)
     length = _length(cfg.seconds)
+    for trial in trials:
+        trial.check(chosen)
+    for trial in trials if cfg.overwrite else ():
+        trial.forget()
     originals, rows = listen(chosen, length, ear)
     verdicts = {trial.name: tried(trial, originals, known, ear, sampling, length) for trial in trials}
     table = {ORIGINAL: scores.summary(rows)} if ear else {}
@@ -73,8 +77,6 @@ def _trials(cfg: DictConfig, sampling: Sampling) -> list[Trial]:
         made_with += [cfg.iterations, cfg.momentum]
         digest = hashlib.blake2b(repr(made_with).encode(), digest_size=4).hexdigest()
         folder = Path(str(cfg.out)) / "sounds" / f"{name}-{digest}"
-        for earlier in folder.glob("*.wav") if cfg.overwrite else ():
-            earlier.unlink()
         trials.append(Trial(name, model, fingerprint, folder))
     return trials
 

@@ -57,9 +57,6 @@ def tried(
     """Let a model embed and reconstruct all originals, and measure what comes of it.
 
     Linear classifiers learn to read its embeddings on the notes `known`, if there are any.
-
-    Raises:
-        ValueError: the model must be told the pitch, and a note has none.
     """
     total = sum(wave.numel() for wave in originals.waves)
     forget_peak(trial.model.device)

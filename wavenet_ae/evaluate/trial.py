@@ -45,6 +45,24 @@ class Trial:
     fingerprint: str
     folder: Path
 
+    def check(self, notes: Sequence[Note]) -> None:
+        """Refuse notes that the model cannot make, before long work.
+
+        Raises:
+            ValueError: it must be told the pitch, and a note has none.
+        """
+        without = [note.name for note in notes if not note.pitch]
+        if self.model.pitch is not None and without:
+            raise ValueError(
+                f"{self.name} is conditioned on pitch and {len(without)} notes have none ({', '.join(without[:3])}): "
+                "leave them out by notes.pitches=[1,127]"
+            )
+
+    def forget(self) -> None:
+        """Delete the sounds made earlier."""
+        for earlier in self.folder.glob("*.wav"):
+            earlier.unlink()
+
     def embed(
         self, waves: Sequence[Float[Tensor, " _"]], progress: Progress
     ) -> tuple[list[Float[Tensor, "dims _"]], float]:
@@ -58,11 +76,7 @@ class Trial:
     def sounds(
         self, notes: Sequence[Note], waves: Sequence[Float[Tensor, " _"]], values: Sequence[Float[Tensor, "dims _"]]
     ) -> list[Sound]:
-        """What is to be heard of each note's embedding.
-
-        Raises:
-            ValueError: the model must be told the pitch, and a note has none.
-        """
+        """What is to be heard of each note's embedding."""
         triples = zip(notes, waves, values, strict=True)
         return [
             synthesis.sound(self.model, note.name, each, wave.numel(), note.pitch or None)
