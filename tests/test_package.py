@@ -59,9 +59,7 @@ def test_the_wheel_is_what_runs_and_holds_every_setting(installed, tmp_path):
 
 
 def test_what_is_installed_trains_and_generates_in_any_folder(installed, tmp_path, corpus):
-    assert "experiment: nsynth, overfit_one_note, small, smoke" in run(
-        installed, "-m", "wavenet_ae.train", "--help", cwd=tmp_path
-    )
+    assert "nsynth, overfit_one_note, small, smoke" in run(installed, "-m", "wavenet_ae.train", "--help", cwd=tmp_path)
     settings = ["experiment=smoke", f"notes.root={corpus}", "steps=2", "listen_every=0", "run=run"]
     said = run(installed, "-m", "wavenet_ae.train", *settings, cwd=tmp_path)
     assert "all steps done after 2 steps" in said
