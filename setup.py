@@ -24,6 +24,7 @@ setup(
         "torch>=2.11,<2.15",  # 2.15 is built for a CUDA that torchaudio 2.11 cannot load
         "torchaudio>=2.11,<2.12",  # resampling; it declares no bound on torch, so the line above does
         "numpy>=1.26,<2.6",
+        "scipy>=1.10,<2",  # matrix square roots of the Frechet distance
         "numba>=0.60,<0.69",  # the CPU engine
         "soundfile>=0.12,<1",  # wav, flac, ogg, mp3, aiff; seek and partial reads
         "soxr>=0.3.7",  # resampling from rates that have little in common with 16 kHz

@@ -204,7 +204,7 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
         **own,
     )
     parts = group.count * cfg.accumulate
-    if cfg.accumulate < 1 or cfg.batch % parts or (parts > 1 and kind is Reconstruction):
+    if cfg.accumulate < 1 or cfg.batch % parts or (parts > 1 and kind is not Likelihood):
         raise ValueError(
             f"batch is {cfg.batch}, in {cfg.accumulate} parts in each of {group.count} processes: expected a multiple "
             f"of {parts}, and one part for a model that compares the crops of a step (batch normalisation)"
