@@ -11,6 +11,7 @@ from wavenet_ae import audio, checkpoint, embeddings, notes, spectra, synthesis
 from wavenet_ae.models.spectral import BatchNorm, SpectralAutoencoder, same_padding
 from wavenet_ae.synthesis import Sampling
 from wavenet_ae.training.objectives import Reconstruction, divergence, spectral_error
+from wavenet_ae.training.processes import ALONE
 from wavenet_ae.training.schedule import Steps
 
 SIZES = {
@@ -244,6 +245,11 @@ def test_a_negative_weight_is_refused():
 
 
 # --- commands
+
+
+def test_recomputing_what_has_no_blocks_is_refused():
+    with pytest.raises(ValueError, match="a SpectralAutoencoder has no blocks to recompute; leave it out"):
+        reconstruction(built()).arrange(ALONE, accumulate=1, compiled=False, recompute=True)
 
 
 def losses(folder):

@@ -60,9 +60,14 @@ class Descent(ABC, Generic[Network]):
         `accumulate` is the number of parts that a batch passes in, one after another; `compiled` fuses by
         torch.compile, which takes a minute and a C++ compiler; `recompute` forgets what is inside a block until
         its gradient needs it (Chen et al. 2016, arXiv:1604.06174).
+
+        Raises:
+            ValueError: nothing in the model can be recomputed.
         """
         self.group, self.accumulate = group, accumulate
         blocks = [block for name, block in self.model.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+        if recompute and not blocks:
+            raise ValueError(f"recompute=true: a {type(self.model).__name__} has no blocks to recompute; leave it out")
         for block in blocks if recompute else []:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self.network = group.spread(torch.compile(self.model) if compiled else self.model)  # type: ignore[arg-type]
