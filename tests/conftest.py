@@ -74,14 +74,14 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def unprivileged():
-    """Be nobody for a while, to whom permissions apply: `with unprivileged(folder): ...`; root may read anything."""
+    """Be nobody, to whom permissions apply, in folders it can reach: `with unprivileged(folder, ...): ...`."""
 
     @contextlib.contextmanager
-    def being_nobody(folder):
+    def being_nobody(*folders):
         if os.geteuid() != 0:
             yield
             return
-        for path in (folder, *folder.parents):  # pytest's own folders are root's alone
+        for path in {path for folder in folders for path in (folder, *folder.parents)}:  # pytest's own are root's alone
             if path.stat().st_mode & 0o001 == 0:
                 path.chmod(path.stat().st_mode | 0o055)
         os.seteuid(65534)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import PEAK, needs_proc
 
 from wavenet_ae import audio, checkpoint, embeddings, mulaw
 from wavenet_ae.embeddings import Embedding
@@ -48,8 +49,8 @@ def test_nothing_cannot_be_encoded(tiny_autoencoder):
         embeddings.encode(tiny_autoencoder(), torch.zeros(0, dtype=torch.float64))
 
 
-LONG = textwrap.dedent("""
-    import resource, sys, torch
+LONG = PEAK + textwrap.dedent("""
+    import sys, torch
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
     from wavenet_ae import embeddings, models
@@ -57,10 +58,10 @@ LONG = textwrap.dedent("""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train")
     model = models.build(OmegaConf.to_container(cfg.model, resolve=True)).eval()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     minutes = float(sys.argv[1])
     shape = embeddings.encode(model, torch.rand(round(minutes * 60 * 16_000)) - 0.5).shape
-    print(*shape, before // 1024, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(*shape, before, peak())
 """)
 
 
@@ -74,6 +75,7 @@ def memory_of_encoding(minutes):
     return rest
 
 
+@needs_proc
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_and_stays_under_2_gb():
     """Of the small model: ten minutes took 794 MB, 501 of them before it began; whole, 1.2 minutes would add 614."""

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from memory import PEAK, needs_proc
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -441,12 +442,12 @@ def test_a_run_is_heard_and_seen(command, corpus):
     assert {"nats", "valid_nats", "grad_norm", "rate"} <= set(seen["scalars"])
 
 
+@needs_proc
 def test_training_the_small_model_takes_less_than_3_gb(corpus, tmp_path):
-    script = textwrap.dedent("""
-        import resource, sys
+    script = PEAK + textwrap.dedent("""
         from wavenet_ae.train import main
         main()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        print(peak())
     """)
     settings = ["steps=2", "listen_every=0", "valid_batches=1", "run=run", f"notes.root={corpus}"]
     done = subprocess.run(
