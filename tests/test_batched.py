@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from voices import inputs
 
 from wavenet_ae import magenta, mulaw, sampler
 from wavenet_ae.sampler import batched
@@ -21,12 +22,6 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "data" / "magenta_wavenet"
 SECTIONS = {"bounds", "parity", "voices", "baseline", "generation", "training"}
 DEEP = {"layers": 7, "stages": 5}  # dilations 1, 2, 4 are near in a chunk of eight, 8 and 16 far
-
-
-def inputs(decoder, batch=1, frames=12):
-    torch.manual_seed(1)
-    embedding = torch.randn(batch, decoder.embedding_dims, frames, dtype=decoder.start.weight.dtype)
-    return embedding, torch.rand(batch, frames * decoder.hop, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.caching import CacheImpl, NullCache
+from voices import inputs
 
 from wavenet_ae import magenta, mulaw, sampler
 from wavenet_ae.models.wavenet import Decoder
@@ -30,12 +31,6 @@ ODD = [
     {"width": 65, "skip_width": 70, "stages": 6},
     {"hop": 5},
 ]
-
-
-def inputs(decoder, batch=1, frames=12):
-    torch.manual_seed(1)
-    embedding = torch.randn(batch, decoder.embedding_dims, frames, dtype=decoder.start.weight.dtype)
-    return embedding, torch.rand(batch, frames * decoder.hop, dtype=torch.float64)
 
 
 def full_width(layers=30, stages=10, dtype=torch.float32):

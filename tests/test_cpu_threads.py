@@ -13,18 +13,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from voices import inputs
 
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import cpu
 from wavenet_ae.sampler.cpu import kernel
-
-
-def inputs(decoder, batch=1, frames=12):
-    torch.manual_seed(1)
-    embedding = torch.randn(batch, decoder.embedding_dims, frames, dtype=decoder.start.weight.dtype)
-    return embedding, torch.rand(batch, frames * decoder.hop, dtype=torch.float64)
-
 
 SCRIPT = """
     import sys, torch

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from voices import inputs
 
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder
@@ -22,13 +23,6 @@ SIZES = [
     {"kernel_size": 1},
     {"layers": 1, "stages": 1, "width": 1, "skip_width": 1, "hop": 5},
 ]
-
-
-def inputs(decoder, batch=1, frames=12):
-    torch.manual_seed(1)
-    embedding = torch.randn(batch, decoder.embedding_dims, frames, dtype=decoder.start.weight.dtype)
-    uniform = torch.rand(batch, frames * decoder.hop, dtype=torch.float64)
-    return embedding, uniform
 
 
 @pytest.mark.parametrize("batch", [1, 3])
