@@ -14,12 +14,10 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavenet_ae import audio, checkpoint, embeddings, provenance
-from wavenet_ae.command import audio_model, command, device_named, devices_named, finish, pending, required, sift
+from wavenet_ae.command import audio_model, command, device_named, finish, pending, required, sampling_named, sift
 from wavenet_ae.embeddings import Embedding
 from wavenet_ae.models.autoencoder import Autoencoder
-from wavenet_ae.synthesis import Sampling, Sound, render, sound
-
-SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
+from wavenet_ae.synthesis import Sound, render, sound
 
 
 @command
@@ -27,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     """Check all inputs, then generate them side by side, each written as soon as it is done."""
     required(cfg, "checkpoint", "input", "out")
     audio.check_subtype("wav", cfg.subtype)
-    sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
+    sampling = sampling_named(cfg)
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     sampling.check(model.decoder)  # an engine that cannot run says so before anything is encoded
     fingerprint = checkpoint.fingerprint(model)
@@ -37,13 +35,8 @@ def main(cfg: DictConfig) -> None:
     sounds: dict[Path, Sound] = {}
 
     def prepare(path: Path) -> None:
-        is_embedding = path.suffix.lower() in embeddings.SUFFIXES
-        embedding = embeddings.read(path) if is_embedding else embeddings.of_file(model, fingerprint, path)
-        if embedding.model not in ("", fingerprint) and not cfg.any_model:
-            raise ValueError(
-                f"{path} was encoded by model {embedding.model}, this is {fingerprint}: its numbers mean other sounds "
-                "here; use the model's own checkpoint, or any_model=true"
-            )
+        advice = "its numbers mean other sounds here; use the model's own checkpoint, or any_model=true"
+        embedding = embeddings.obtain(model, fingerprint, path, otherwise=None if cfg.any_model else advice)
         name = places[path].relative_to(str(cfg.out)).with_suffix("").as_posix()
         sounds[path] = _sound(model, embedding._replace(source=name), path, cfg.pitch, cfg.seconds)
 
@@ -66,11 +59,6 @@ def main(cfg: DictConfig) -> None:
 
 def _sound(model: Autoencoder, embedding: Embedding, path: Path, pitch: int | None, seconds: float | None) -> Sound:
     """What is to be heard of an embedding, called as its source is, which keys its dice."""
-    dims, hop = embedding.values.shape[0], embedding.hop
-    if (dims, hop) != (model.embedding_dims, model.hop):
-        raise ValueError(
-            f"{path} holds {dims} numbers every {hop} samples, the model reads {model.embedding_dims} every {model.hop}"
-        )
     pitch = embedding.pitch if pitch is None else pitch
     if pitch is None and model.pitch is not None:
         raise ValueError(

@@ -28,10 +28,10 @@ from wavenet_ae.command import (
     audio_model,
     command,
     device_named,
-    devices_named,
     finish,
     pending,
     required,
+    sampling_named,
     sift,
 )
 from wavenet_ae.embeddings import Embedding
@@ -40,8 +40,6 @@ from wavenet_ae.performance import Band, Style
 from wavenet_ae.score import Played
 from wavenet_ae.synthesis import Sampling
 
-SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
-
 
 @command
 def main(cfg: DictConfig) -> None:
@@ -49,7 +47,7 @@ def main(cfg: DictConfig) -> None:
     required(cfg, "checkpoint", "midi", "inputs", "out")
     audio.check_subtype("wav", cfg.subtype)
     style = _style(cfg)
-    sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
+    sampling = sampling_named(cfg)
     given = [cfg.inputs] if isinstance(cfg.inputs, str | int) else list(cfg.inputs)
     groups = _groups([str(path) for path in given], bool(cfg.morph), str(cfg.out))
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
@@ -142,17 +140,7 @@ def _encoded(
     found: dict[Path, Embedding] = {}
 
     def read(path: Path) -> None:
-        is_embedding = path.suffix.lower() in embeddings.SUFFIXES
-        each = embeddings.read(path) if is_embedding else embeddings.of_file(model, fingerprint, path)
-        if each.model not in ("", fingerprint):
-            raise ValueError(
-                f"{path} was encoded by model {each.model}, this is {fingerprint}: encode the sound by this"
-            )
-        if (len(each.values), each.hop) != (model.embedding_dims, model.hop):
-            raise ValueError(
-                f"{path} holds {len(each.values)} numbers every {each.hop} samples, the model reads "
-                f"{model.embedding_dims} every {model.hop}"
-            )
+        each = embeddings.obtain(model, fingerprint, path, otherwise="encode the sound by this")
         known = each.pitch if each.pitch is not None else pitch
         if known is None:
             raise ValueError(

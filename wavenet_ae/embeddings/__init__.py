@@ -15,7 +15,7 @@ from wavenet_ae.embeddings.mixing import (
     steps_between,
     weights_at,
 )
-from wavenet_ae.embeddings.store import SUFFIXES, Embedding, encode, of_file, read, silence, write
+from wavenet_ae.embeddings.store import SUFFIXES, Embedding, encode, obtain, of_file, read, silence, write
 from wavenet_ae.embeddings.time import ALIGNMENTS, CURVES, align, crossfade, fade, morph, stretch, sustain
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "line",
     "mix",
     "morph",
+    "obtain",
     "of_file",
     "read",
     "scale",

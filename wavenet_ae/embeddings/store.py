@@ -83,6 +83,26 @@ def of_file(model: Autoencoder, fingerprint: str, path: str | Path) -> Embedding
     return Embedding(encode(model, wave), fingerprint, model.hop, audio.SAMPLE_RATE, wave.numel(), path.name, *known)
 
 
+def obtain(model: Autoencoder, fingerprint: str, path: Path, *, otherwise: str | None) -> Embedding:
+    """An embedding file as it is, or a sound encoded: numbers that the model can read.
+
+    `otherwise` is what to do about the embedding of another model; None takes it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` and `of_file`, or it is of another model, or of other sizes.
+    """
+    is_embedding = path.suffix.lower() in SUFFIXES
+    found = read(path) if is_embedding else of_file(model, fingerprint, path)
+    if otherwise is not None and found.model not in ("", fingerprint):
+        raise ValueError(f"{path} was encoded by model {found.model}, this is {fingerprint}: {otherwise}")
+    if (len(found.values), found.hop) != (model.embedding_dims, model.hop):
+        raise ValueError(
+            f"{path} holds {len(found.values)} numbers every {found.hop} samples, the model reads "
+            f"{model.embedding_dims} every {model.hop}"
+        )
+    return found
+
+
 def write(path: str | Path, embedding: Embedding) -> None:
     """Write an .npz that `numpy.load(allow_pickle=False)` reads: `embedding` [frames, dims] float32, `meta` JSON."""
     meta = {key: value for key, value in embedding._asdict().items() if key != "values"}

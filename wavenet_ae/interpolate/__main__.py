@@ -19,15 +19,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavenet_ae import audio, checkpoint, embeddings, notes, provenance, synthesis
-from wavenet_ae.command import Failed, audio_model, command, device_named, devices_named, required, sift
+from wavenet_ae.command import Failed, audio_model, command, device_named, required, sampling_named, sift
 from wavenet_ae.embeddings import Embedding
 from wavenet_ae.interpolate import cost, keyboard, plan, show
 from wavenet_ae.interpolate.plan import Shape
 from wavenet_ae.interpolate.show import Job
 from wavenet_ae.models.autoencoder import Autoencoder
-from wavenet_ae.synthesis import Sampling, Sound
-
-SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
+from wavenet_ae.synthesis import Sound
 
 
 @command
@@ -40,7 +38,7 @@ def main(cfg: DictConfig) -> None:
     shape = _shape(cfg, len(paths))
     chords, said = _chords(paths, cfg.missing)
     print("".join(f"{line}\n" for line in said), end="")
-    sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
+    sampling = sampling_named(cfg)
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     sampling.check(model.decoder)
     fingerprint = checkpoint.fingerprint(model)
@@ -117,18 +115,8 @@ def _encoded(paths: Iterable[Path], model: Autoencoder, fingerprint: str) -> dic
     sounds: dict[Path, Embedding] = {}
 
     def read(path: Path) -> None:
-        is_embedding = path.suffix.lower() in embeddings.SUFFIXES
-        each = embeddings.read(path) if is_embedding else embeddings.of_file(model, fingerprint, path)
-        if each.model not in ("", fingerprint):
-            raise ValueError(
-                f"{path} was encoded by model {each.model}, this is {fingerprint}: numbers of different "
-                "models do not mix; encode the sound by this one"
-            )
-        if (len(each.values), each.hop) != (model.embedding_dims, model.hop):
-            raise ValueError(
-                f"{path} holds {len(each.values)} numbers every {each.hop} samples, the model reads "
-                f"{model.embedding_dims} every {model.hop}"
-            )
+        advice = "numbers of different models do not mix; encode the sound by this one"
+        each = embeddings.obtain(model, fingerprint, path, otherwise=advice)
         sounds[path] = each._replace(values=each.values.cpu(), source=path.name)
 
     every = list(dict.fromkeys(paths))
