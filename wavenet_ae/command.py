@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from wavenet_ae import checkpoint, files, provenance
 from wavenet_ae.models.autoencoder import Autoencoder
-from wavenet_ae.synthesis import Sampling
 
 _INSIDE = Path(__file__).parent / "conf"  # in an installed wheel
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / "conf"  # in a checkout
@@ -167,17 +165,6 @@ def devices_named(names: object) -> tuple[str, ...]:
     if wrong or not devices or len(set(devices)) < len(devices):
         raise ValueError(f"devices is {names}: expected all, or different ones of {', '.join(gpus) or 'cpu (no GPU)'}")
     return tuple(devices)
-
-
-def sampling_named(cfg: DictConfig) -> Sampling:
-    """How sounds are made, by the settings that every command which makes some has; `devices` where it has that.
-
-    Raises:
-        ValueError: a setting means nothing, or a device is not there.
-    """
-    plain = [field.name for field in fields(Sampling) if field.name != "devices"]
-    devices = devices_named(cfg.devices) if "devices" in cfg else ()
-    return Sampling(**{name: cfg[name] for name in plain}, devices=devices)
 
 
 def _guarded(main: Callable[[DictConfig], None], name: str) -> Callable[[DictConfig], None]:

@@ -14,10 +14,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavenet_ae import audio, checkpoint, embeddings, provenance
-from wavenet_ae.command import audio_model, command, device_named, finish, pending, required, sampling_named, sift
+from wavenet_ae.command import audio_model, command, device_named, devices_named, finish, pending, required, sift
 from wavenet_ae.embeddings import Embedding
 from wavenet_ae.models.autoencoder import Autoencoder
-from wavenet_ae.synthesis import Sound, render, sound
+from wavenet_ae.synthesis import Sampling, Sound, render, sound
+
+SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
 
 
 @command
@@ -25,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     """Check all inputs, then generate them side by side, each written as soon as it is done."""
     required(cfg, "checkpoint", "input", "out")
     audio.check_subtype("wav", cfg.subtype)
-    sampling = sampling_named(cfg)
+    sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     sampling.check(model.decoder)  # an engine that cannot run says so before anything is encoded
     fingerprint = checkpoint.fingerprint(model)

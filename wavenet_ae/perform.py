@@ -28,10 +28,10 @@ from wavenet_ae.command import (
     audio_model,
     command,
     device_named,
+    devices_named,
     finish,
     pending,
     required,
-    sampling_named,
     sift,
 )
 from wavenet_ae.embeddings import Embedding
@@ -40,6 +40,8 @@ from wavenet_ae.performance import Band, Style
 from wavenet_ae.score import Played
 from wavenet_ae.synthesis import Sampling
 
+SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
+
 
 @command
 def main(cfg: DictConfig) -> None:
@@ -47,7 +49,7 @@ def main(cfg: DictConfig) -> None:
     required(cfg, "checkpoint", "midi", "inputs", "out")
     audio.check_subtype("wav", cfg.subtype)
     style = _style(cfg)
-    sampling = sampling_named(cfg)
+    sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
     given = [cfg.inputs] if isinstance(cfg.inputs, str | int) else list(cfg.inputs)
     groups = _groups([str(path) for path in given], bool(cfg.morph), str(cfg.out))
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))

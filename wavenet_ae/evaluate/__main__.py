@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from wavenet_ae import checkpoint, notes
 from wavenet_ae.audio import SAMPLE_RATE
-from wavenet_ae.command import audio_model, command, device_named, required, sampling_named
+from wavenet_ae.command import audio_model, command, device_named, required
 from wavenet_ae.evaluate import gallery, report, scores
 from wavenet_ae.evaluate.measure import Heard, Verdict, listen, tried
 from wavenet_ae.evaluate.report import Table
@@ -28,12 +28,14 @@ from wavenet_ae.models.classifier import Classifier
 from wavenet_ae.notes import Note
 from wavenet_ae.synthesis import Sampling
 
+SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
+
 
 @command
 def main(cfg: DictConfig) -> None:
     """Check everything, measure the originals, then one model after the other; write the results."""
     required(cfg, "checkpoint", "out")
-    sampling = sampling_named(cfg)
+    sampling = Sampling(**{name: cfg[name] for name in SAMPLING})
     trials = _trials(cfg, sampling)
     chosen = _spread(notes.load(split=cfg.split, **cfg.notes), cfg.limit)
     known = _spread(notes.load(split=cfg.probe_split, **cfg.notes), cfg.probe_notes) if _has_probes(cfg) else []

@@ -19,13 +19,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavenet_ae import audio, checkpoint, embeddings, notes, provenance, synthesis
-from wavenet_ae.command import Failed, audio_model, command, device_named, required, sampling_named, sift
+from wavenet_ae.command import Failed, audio_model, command, device_named, devices_named, required, sift
 from wavenet_ae.embeddings import Embedding
 from wavenet_ae.interpolate import cost, keyboard, plan, show
 from wavenet_ae.interpolate.plan import Shape
 from wavenet_ae.interpolate.show import Job
 from wavenet_ae.models.autoencoder import Autoencoder
-from wavenet_ae.synthesis import Sound
+from wavenet_ae.synthesis import Sampling, Sound
+
+SAMPLING = ("engine", "precision", "threads", "batch", "seed", "temperature", "top_p", "iterations", "momentum")
 
 
 @command
@@ -38,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     shape = _shape(cfg, len(paths))
     chords, said = _chords(paths, cfg.missing)
     print("".join(f"{line}\n" for line in said), end="")
-    sampling = sampling_named(cfg)
+    sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
     sampling.check(model.decoder)
     fingerprint = checkpoint.fingerprint(model)
