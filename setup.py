@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "cuda": ["cuda-bindings>=12.9"],  # compiles and launches the persistent kernel; torch with CUDA brings it too
+        "ray": ["ray>=2.40,<3"],  # workers=ray
         "dev": [
             "beartype>=0.18",
             "build>=1.2",

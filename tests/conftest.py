@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import math
 import os
@@ -91,6 +92,21 @@ def unprivileged():
             os.seteuid(0)
 
     return being_nobody
+
+
+@pytest.fixture(scope="session")
+def ray():
+    """A Ray cluster of two cores on this machine."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install 'wavenet_ae[ray]'")
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.path.dirname(__file__))  # where its processes find the work of the tests
+        ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
+        yield ray
+        ray.shutdown()
 
 
 class Done(NamedTuple):

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "wavenet_ae"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 COMMANDS = ["prepare", "train", "encode", "generate", "interpolate", "evaluate", "convert", "export", "perform", "demo"]
 FLOORS = [  # lowest first
-    ["files"],
+    ["files", "workers"],
     ["audio", "mulaw"],
     ["notes", "spectra", "score"],
     ["models"],

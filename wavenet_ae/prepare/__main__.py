@@ -5,15 +5,16 @@
     python -m wavenet_ae.prepare check=true out=data/notes
 
 A corpus is a folder of splits, each `examples.json` and `audio/`, 16 kHz mono, as NSynth's. A run that was
-stopped goes on where it was; a corpus of other settings is replaced only with overwrite=true. The settings of a
-source: python -m wavenet_ae.prepare source=folder --cfg job
+stopped goes on where it was; a corpus of other settings is replaced only with overwrite=true. workers=4 shares the
+work between four processes, workers=ray on a Ray cluster; the corpus is the same. The settings of a source:
+python -m wavenet_ae.prepare source=folder --cfg job
 """
 
 import logging
 
 from omegaconf import DictConfig, OmegaConf
 
-from wavenet_ae import files, notes
+from wavenet_ae import files, notes, workers
 from wavenet_ae.command import Failed, command, made, required
 from wavenet_ae.prepare.build import build, listed
 from wavenet_ae.prepare.check import check
@@ -34,12 +35,13 @@ def main(cfg: DictConfig) -> None:
         return
     if cfg.format not in _FORMATS:
         raise ValueError(f"unknown format {cfg.format!r}: choose one of {', '.join(_FORMATS)}")
+    workers.check(cfg.workers)
     source = made(cfg.source)
     settings = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(settings, dict)
     settings["source"].pop("out", None)
     kept = {str(key): settings[key] for key in ("source", "splits", "seed", "format", "licence")}
-    failed = build(source, cfg.out, settings=kept, overwrite=cfg.overwrite)
+    failed = build(source, cfg.out, settings=kept, overwrite=cfg.overwrite, workers=cfg.workers)
     for split in notes.splits(cfg.out):
         table = notes.read_examples(notes.find_split(cfg.out, split))
         instruments = {entry["instrument_str"] for entry in table.values()}

@@ -1,5 +1,6 @@
 """Writing a corpus: an interrupted run goes on where it stopped, and a finished corpus is never damaged."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -7,33 +8,31 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
-from wavenet_ae import __version__, audio, notes
-from wavenet_ae.prepare import store
-from wavenet_ae.prepare.sources import Fault, Item, LeftOut, Plan, Sound, Source
+from wavenet_ae import __version__, notes
+from wavenet_ae.prepare import making, store
+from wavenet_ae.prepare.making import Place
+from wavenet_ae.prepare.sources import Item, Plan, Source
 from wavenet_ae.prepare.splits import assign
 from wavenet_ae.prepare.store import Done
+from wavenet_ae.workers import Lost, shared
 
 log = logging.getLogger("wavenet_ae")
 
 
-class Place(NamedTuple):
-    """Where the notes of an item go: the split, the instrument_str and the instrument's number."""
-
-    split: str
-    instrument: str
-    number: int
-
-
-def build(source: Source, out: str | Path, *, settings: dict[str, Any], overwrite: bool) -> dict[str, str]:
+def build(
+    source: Source, out: str | Path, *, settings: dict[str, Any], overwrite: bool, workers: int | str = 0
+) -> dict[str, str]:
     """Make the corpus; returns the inputs that failed, each with its reason.
 
     `settings` is everything that decides what it holds: source, splits, seed, format, licence. Items already made
-    with these settings from these inputs are kept, and so are splits that the source brings nothing for.
+    with these settings from these inputs are kept, and so are splits that the source brings nothing for. `workers`
+    make the items, in whatever order; the corpus is the same.
 
     Raises:
         ValueError: no input can be used, or `out` holds another corpus, or more than the new one would, and
@@ -69,7 +68,7 @@ def build(source: Source, out: str | Path, *, settings: dict[str, Any], overwrit
     for name in old.keys() - kept.keys():
         store.link(out, growing, old[name], kind)
     results = old | kept
-    _make_all(source, plan, places, digests, results, growing, kind)
+    _make_all(source, plan, places, digests, results, growing, kind, workers)
     failed = dict(plan.failed)
     for result in results.values():
         failed |= result.failed
@@ -209,53 +208,27 @@ def _make_all(
     results: dict[str, Done],
     growing: Path,
     kind: str,
+    workers: int | str,
 ) -> None:
     """Make the items that `results` lacks, and put them there."""
     taken = {path for done in results.values() for path in done.audio(growing, kind)}
-    total, ready = sum(i.size for i in plan.items), sum(i.size for i in plan.items if i.name in results)
-    with tqdm(total=total, initial=ready, unit=source.unit, desc="prepare", smoothing=0.1) as bar:
-        for item in plan.items:
-            if item.name not in results:
-                done = Done(digests[item.name], places[item.name].split, [], {}, {})
-                for event in _events(source, item, places[item.name]):
-                    _take(event, done, growing, kind, taken)
-                results[item.name] = done
-                store.note_down(growing, item.name, done)
-                bar.update(item.size)
-
-
-def _events(source: Source, item: Item, place: Place) -> Iterator[Sound | LeftOut | Fault]:
-    """What the source makes of an item, each note with its entry."""
-    takes: Counter[tuple[int, int]] = Counter()
-    try:
-        for event in source.make(item):
-            if isinstance(event, Sound) and event.entry is None:
-                key = notes.Key(place.instrument, event.pitch, event.velocity, takes[event.pitch, event.velocity])
-                takes[event.pitch, event.velocity] += 1
-                yield event._replace(entry=notes.describe(key, note=-1, instrument=place.number))
-            else:
-                yield event
-    except ValueError as error:
-        yield Fault(item.name, str(error))
-
-
-def _take(event: Sound | LeftOut | Fault, done: Done, growing: Path, kind: str, taken: set[Path]) -> None:
-    if not isinstance(event, Sound):
-        (done.left_out if isinstance(event, LeftOut) else done.failed)[event.what] = event.why
-        return
-    assert event.entry is not None
-    name = event.entry["note_str"]
-    path = growing / done.split / "audio" / f"{name}.{kind}"
-    if path in taken:
-        done.failed[f"{name} in {done.split}"] = "it is there twice: expected each note once; leave one of them out"
-        return
-    try:
-        audio.write(path, event.wave)
-    except ValueError as error:
-        done.failed[name] = str(error)
-        return
-    taken.add(path)
-    done.entries.append(event.entry)
+    items = [item for item in plan.items if item.name not in results]
+    orders = [making.order(i, places[i.name], digests[i.name], growing / store.MADE) for i in items]
+    total, left = sum(item.size for item in plan.items), sum(item.size for item in items)
+    with tqdm(total=total, initial=total - left, unit=source.unit, desc="prepare", smoothing=0.1) as bar:
+        each = shared(
+            partial(making.maker, source, kind), orders, workers, done=lambda index: bar.update(items[index].size)
+        )
+        with contextlib.closing(each) as made:
+            for order, done in zip(orders, made, strict=True):
+                name = order.item.name
+                if isinstance(done, Lost):
+                    results[name] = Done(order.digest, order.place.split, [], {}, {name: str(done)})
+                elif isinstance(done, Exception):
+                    raise done
+                else:
+                    results[name] = making.deliver(order, done, growing, kind, taken)
+                store.note_down(growing, name, results[name])
 
 
 def _publish(

@@ -67,6 +67,10 @@ class Recordings:
         self._said = False
         self._work: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to make an item: all of it is planned."""
+        return self.__dict__ | {"_read": None, "_taken": []}
+
     def _read_settings(self) -> None:
         """Numbers, which come as words where they are written wrongly."""
         self._length = round(quantity(self.length_s, "source.length_s") * audio.SAMPLE_RATE)

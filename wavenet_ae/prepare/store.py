@@ -12,6 +12,7 @@ from wavenet_ae import files, notes
 
 RECORD = "prepare.json"  # what the corpus was made of; marks a folder as one that prepare may change
 GROWING = ".unfinished"  # where a corpus grows until it is whole
+MADE = ".made"  # in it, a folder for each item that is being made or was not taken in yet
 _REPLACED = ".replaced"  # where the old one waits while the new one takes its place
 _JOURNAL = ".journal.jsonl"  # of the items done in a run that has not ended yet
 
@@ -111,6 +112,7 @@ def publish(growing: Path, tables: Mapping[str, list[dict[str, Any]]], record: M
     for path in growing.glob("*/audio/*"):
         if path not in listed:
             path.unlink()
+    shutil.rmtree(growing / MADE, ignore_errors=True)
     (growing / _JOURNAL).unlink(missing_ok=True)
     write_record(growing, record)
 
