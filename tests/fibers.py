@@ -18,7 +18,7 @@ OPTIONS = ["-std=c++17", "-Og", "-w", "-fPIC", "-ffp-contract=off", "-fno-strict
 
 
 class Fibers:
-    """A machine of so many blocks with 2 warps each; every launch follows a schedule of its own, by the seed."""
+    """A machine of so many blocks; every launch follows a schedule of its own, by the seed."""
 
     def __init__(self, blocks=3, shared=100_000, seed=0, edit=None):
         self.device, self.blocks, self.shared = torch.device("cpu"), blocks, shared
@@ -42,7 +42,7 @@ def build(constants, edit=None):
         name, old, new = edit
         assert old in texts[name], f"{name} no longer says {old!r}"
         texts[name] = texts[name].replace(old, new, 1)
-    defines = [f"#define {name} {value}\n" for name, value in constants if name != "THREADS"]
+    defines = [f"#define {name} {value}\n" for name, value in constants]
     folder = Path(tempfile.mkdtemp(dir=harness()))
     for name, text in (texts | {"constants.h": "".join(defines)}).items():
         (folder / name).write_text(text)

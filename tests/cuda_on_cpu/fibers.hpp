@@ -13,13 +13,13 @@
 #include <vector>
 
 #define ON_CPU
-#define THREADS 64  // of a block
 #define __global__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 
 struct Dim { int x; };
+struct alignas(16) float4 { float x, y, z, w; };
 inline Dim threadIdx, blockIdx;
 
 struct Fiber {
@@ -27,25 +27,26 @@ struct Fiber {
   jmp_buf point;
   std::unique_ptr<char[]> stack;
   int block, thread;
-  const void* looked_at = nullptr;  // the two mails that were not yet there
   bool begun = false, done = false;
 };
 struct Meeting {  // of so many fibers; what they voted and brought is there until the next one ends
   std::vector<Fiber*> waiting;
-  int votes = 0, voted = 0, turn = 0;
-  unsigned long long brought[2][32];
+  int came = 0, votes = 0, voted = 0, turn = 0;
+  struct Brought { unsigned word[16]; } brought[2][32];
 };
 struct Block {
-  Meeting all;
+  Meeting all, some[4];  // of all threads, and by the number of a barrier
   std::vector<Meeting> warps;
+  std::map<int*, std::vector<std::pair<int, Fiber*>>> waiting;  // for a number to be announced
   std::vector<unsigned char> shared;
 };
 inline std::vector<Fiber> fibers;
 inline std::vector<Block> blocks;
 inline std::vector<Fiber*> runnable;
-inline std::map<const void*, std::vector<Fiber*>> patient_ones;  // run again when one of the mails they look at arrives
-inline std::map<unsigned long long*, std::vector<unsigned long long>> under_way;  // in order, for each address
+inline std::map<const void*, std::vector<Fiber*>> patient_ones;  // run again when one of the words they look at arrives
+inline std::map<unsigned*, std::vector<unsigned>> under_way;  // in order, for each address
 inline Fiber* now;
+inline int threads;  // of a block
 inline jmp_buf scheduler;
 inline std::mt19937 dice;
 inline std::function<void()> body;
@@ -58,30 +59,40 @@ inline void wake(std::vector<Fiber*>& those) {
   those.clear();
 }
 inline void yield() { runnable.push_back(now); hand_over(); }
-inline void meet(Meeting& meeting, int of) {
-  meeting.waiting.push_back(now);
-  if ((int)meeting.waiting.size() == of) {
+inline void come(Meeting& meeting, int of, bool waits) {
+  if (waits) meeting.waiting.push_back(now);
+  if (++meeting.came == of) {
     wake(meeting.waiting);
+    meeting.came = 0;
     meeting.voted = meeting.votes;
     meeting.votes = 0;
     ++meeting.turn;
   }
-  hand_over();
+  waits ? hand_over() : yield();
 }
-inline int __syncthreads_or(int vote) {
-  Meeting& all = blocks[now->block].all;
-  all.votes |= vote;
-  meet(all, THREADS);
-  return all.voted;
+inline void meet(Meeting& meeting, int of) { come(meeting, of, true); }
+inline void __syncthreads() { meet(blocks[now->block].all, threads); }
+inline void meet(int barrier, int of) { meet(blocks[now->block].some[barrier], of); }
+inline void arrive(int barrier, int of) { come(blocks[now->block].some[barrier], of, false); }
+inline bool meet_and_vote(int barrier, int of, bool vote) {
+  Meeting& some = blocks[now->block].some[barrier];
+  some.votes |= vote;
+  meet(some, of);
+  return some.voted;
 }
-inline void __syncthreads() { __syncthreads_or(0); }
 inline Meeting& warp() { return blocks[now->block].warps[now->thread / 32]; }
 inline void __syncwarp() { meet(warp(), 32); }
-template <typename T> T from_lane(T value, int lane) {
+// What every lane brought, for all to see.
+template <typename T> const Meeting::Brought (&together(const T& value))[32] {
+  static_assert(sizeof(T) <= sizeof(Meeting::Brought));
   Meeting& mine = warp();
-  unsigned long long(&brought)[32] = mine.brought[mine.turn % 2];
+  auto& brought = mine.brought[mine.turn % 2];
   std::memcpy(&brought[now->thread % 32], &value, sizeof(T));
   meet(mine, 32);
+  return brought;
+}
+template <typename T> T from_lane(T value, int lane) {
+  const auto& brought = together(value);
   std::memcpy(&value, &brought[lane], sizeof(T));
   return value;
 }
@@ -91,6 +102,12 @@ template <typename T> T __shfl_up_sync(unsigned, T value, int by) {
   int lane = now->thread % 32;
   return from_lane(value, lane < by ? lane : lane - by);
 }
+inline bool __any_sync(unsigned, bool vote) {
+  bool any = false;
+  for (const auto& lane : together((unsigned)vote)) any |= lane.word[0];
+  return any;
+}
+inline bool __all_sync(unsigned mask, bool vote) { return !__any_sync(mask, !vote); }
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   unsigned long long both = (unsigned long long)y << 32 | x;
   unsigned result = 0;
@@ -99,16 +116,82 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 }
 
 #define SHARED_MEMORY(name) unsigned char* name = blocks[now->block].shared.data()
-#define GIVE_WAY() (patient_ones[now->looked_at].push_back(now), hand_over())
+#define LOOK_FOR(place) (patient_ones[place].push_back(now), hand_over())
 inline unsigned bits(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
 inline float number(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
-inline float half_number(unsigned u) { _Float16 f; std::memcpy(&f, &u, 2); return f; }
-template <typename Two> Two load_two(const unsigned long long* from) {
-  now->looked_at = from;
-  return {{from[0], from[1]}};
+template <typename Four> Four load_four(const unsigned* from) { return {{from[0], from[1], from[2], from[3]}}; }
+#define load_relaxed load_four<Quad>
+inline void store_relaxed(unsigned* to, unsigned word) { under_way[to].push_back(word); yield(); }
+inline void announce(int* place, int number) {
+  *place = number;
+  auto& waiting = blocks[now->block].waiting[place];
+  for (size_t n = waiting.size(); n--;)
+    if (waiting[n].first <= number) runnable.push_back(waiting[n].second), waiting.erase(waiting.begin() + n);
+  yield();
 }
-#define load_relaxed load_two<TwoMails>
-inline void store_relaxed(unsigned long long* to, unsigned long long mail) { under_way[to].push_back(mail); yield(); }
+inline void await(int* place, int number) {
+  if (*place >= number) return;
+  blocks[now->block].waiting[place].push_back({number, now});
+  hand_over();
+}
+
+inline void hint(int* place, int number) { announce(place, number); }
+inline void await_hint(int* place, int number) { await(place, number); }
+inline void pause() {}
+inline void bring_near(const void*) {}
+inline float power_of_two(float x) { return exp2f(x); }
+inline float divide(float x, float by) { return x / by; }
+
+// 16-bit numbers as a GPU has them.
+inline float half_number(unsigned u) { _Float16 f; unsigned short s = u; std::memcpy(&f, &s, 2); return f; }
+inline unsigned half_bits(float f) {
+  _Float16 h = f;
+  unsigned short s;
+  std::memcpy(&s, &h, 2);
+  return s;
+}
+inline unsigned bfloat_bits(float f) { return (bits(f) + 0x7fff + (bits(f) >> 16 & 1)) >> 16; }
+template <bool HALF> unsigned pair_of(float low, float high) {
+  return HALF ? half_bits(high) << 16 | half_bits(low) : bfloat_bits(high) << 16 | bfloat_bits(low);
+}
+template <bool HALF> float number_of_16(unsigned u) { return HALF ? half_number(u) : number(u << 16); }
+#define pair pair_of<HALF>
+inline void widen(unsigned bytes, unsigned& first, unsigned& second) {
+  auto number = [=](int n) { return (float)(signed char)(bytes >> 8 * n); };
+  first = pair_of<true>(number(0), number(1)), second = pair_of<true>(number(2), number(3));
+}
+
+// A tile of 16 rows by 8 columns of sums, a matrix product of what the lanes bring.
+struct Brings { float upper[4], lower[4], inputs[4]; };
+template <typename Four> void multiply_all(Four& sums, const Brings& mine, int each) {
+  const auto& brought = together(mine);
+  const int lane = now->thread % 32, row = lane / 4, column = lane % 4 * 2;
+  for (int n = 0; n < 4; ++n)
+    for (int t = 0; t < 4; ++t) {
+      const Brings& weights = (const Brings&)brought[row * 4 + t];
+      const Brings& inputs = (const Brings&)brought[(column + n % 2) * 4 + t];
+      for (int k = 0; k < each; ++k) sums.at[n] += (n < 2 ? weights.upper : weights.lower)[k] * inputs.inputs[k];
+    }
+}
+template <bool HALF, typename Four> void multiply_16(
+    Four& sums, const unsigned (&upper)[2], const unsigned (&lower)[2], const unsigned (&inputs)[2]) {
+  Brings mine;
+  auto widened = [](const unsigned (&words)[2], float* to) {
+    for (int n = 0; n < 4; ++n) to[n] = number_of_16<HALF>(words[n / 2] >> 16 * (n % 2) & 0xffff);
+  };
+  widened(upper, mine.upper), widened(lower, mine.lower), widened(inputs, mine.inputs);
+  multiply_all(sums, mine, 4);
+}
+#define multiply multiply_16<HALF>
+template <typename Four> void multiply_floats(
+    Four& sums, const float (&upper)[2], const float (&lower)[2], const float (&inputs)[2]) {
+  Brings mine;
+  auto cut = [](const float (&from)[2], float* to) {
+    for (int n = 0; n < 2; ++n) to[n] = number(bits(from[n]) & 0xffffe000u);
+  };
+  cut(upper, mine.upper), cut(lower, mine.lower), cut(inputs, mine.inputs);
+  multiply_all(sums, mine, 2);
+}
 inline unsigned peek(const unsigned* word) { return *(volatile const unsigned*)word; }
 
 inline void deliver() {
@@ -120,29 +203,30 @@ inline void deliver() {
 }
 inline void enter() { body(); now->done = true; hand_over(); }
 
-// Run `kernel` as grid x THREADS fibers. False if some are still there when nothing can go on.
-inline bool launch(int grid, int shared, unsigned seed, std::function<void()> kernel) {
+// Run `kernel` as grid x threads fibers. False if some are still there when nothing can go on.
+inline bool launch(int grid, int block_threads, int shared, unsigned seed, std::function<void()> kernel) {
+  threads = block_threads;
   dice.seed(seed);
   body = std::move(kernel);
   blocks.assign(grid, {});
-  for (auto& block : blocks) block.warps.resize(THREADS / 32), block.shared.assign(shared, 0xff);  // NaN
-  fibers.clear(), fibers.resize(grid * THREADS), runnable.clear(), patient_ones.clear(), under_way.clear();
-  for (int i = 0; i < grid * THREADS; ++i) {
+  for (auto& block : blocks) block.warps.resize(threads / 32), block.shared.assign(shared, 0xff);  // NaN
+  fibers.clear(), fibers.resize(grid * threads), runnable.clear(), patient_ones.clear(), under_way.clear();
+  for (int i = 0; i < grid * threads; ++i) {
     Fiber& fiber = fibers[i];
-    fiber.block = i / THREADS, fiber.thread = i % THREADS, fiber.stack.reset(new char[32768]);
+    fiber.block = i / threads, fiber.thread = i % threads, fiber.stack.reset(new char[32768]);
     getcontext(&fiber.begin);
     fiber.begin.uc_stack.ss_sp = fiber.stack.get(), fiber.begin.uc_stack.ss_size = 32768;
     makecontext(&fiber.begin, enter, 0);
     runnable.push_back(&fiber);
   }
-  volatile int left = grid * THREADS;
+  volatile int left = grid * threads;
   long picked = 0, starved = 0;
   while (left) {
     if (!under_way.empty() && (runnable.empty() || dice() % 4 == 0)) deliver();
     if (runnable.empty())  // nothing will come: time passes
       for (auto& [mail, those] : patient_ones) wake(those);
     if (runnable.empty()) return false;
-    if (picked++ % 16384 == 0) starved = dice() % (grid * THREADS / 32);  // one warp falls far behind, as warps may
+    if (picked++ % 16384 == 0) starved = dice() % (grid * threads / 32);  // one warp falls far behind, as warps may
     unsigned long one = dice() % runnable.size();
     for (int n = 0; n < 4 && (runnable[one] - fibers.data()) / 32 == starved; ++n) one = dice() % runnable.size();
     std::swap(runnable[one], runnable.back());

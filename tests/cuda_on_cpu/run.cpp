@@ -4,5 +4,5 @@
 #include "voices.cu"
 
 extern "C" int run(const Call* call, int grid, int shared, unsigned seed) {
-  return launch(grid, shared, seed, [=] { speak(*call); });
+  return launch(grid, THREADS, shared, seed, [=] { speak(*call); });
 }

@@ -1,10 +1,10 @@
 """A few voices on a GPU, by one kernel that stays: blocks that own channels and tell each other numbers."""
 
+import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from wavenet_ae.sampler import check_shapes
 from wavenet_ae.sampler.cuda import compiling, device, layout, packing
 
 FRAMES = 2  # of one launch: between two, an interrupt is heard and what is done can be handed out
-CALL = struct.Struct("<15Q3q2d")  # the kernel's `Call`
+CALL = struct.Struct("<14Q3q2d")  # the kernel's `Call`
 
 Launch = Callable[[bytes], None]
 
@@ -46,9 +46,10 @@ def unavailable(decoder: Decoder, precision: str) -> str | None:
 class Voices:
     """Blocks' weights, mail and memory on one GPU, and a kernel compiled for just these sizes.
 
-    Computed in float32; `fp16`, `bf16` and `int8` are how the large matrices are stored. The order of every sum
-    depends on the decoder, the precision and `folded` alone: neither the number of voices, nor the chunks, nor
-    the number of blocks changes a code. `folded` layers (None: as many as are worth it) take one exchange, not two.
+    With `fp32`, products are as exact as float32's. `fp16`, `bf16` and `int8` are how the large matrices are stored,
+    and what is multiplied by them is rounded to 16 bits (of float16 for `int8`); sums, the residual, gates and the
+    output layers are float32. The order of every sum depends on the decoder and the precision alone: neither the
+    number of voices, nor the chunks, nor the number of blocks changes a code. `changed` sizes are for measurements.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Voices:
         precision: str = "fp32",
         threads: int | None = None,
         machine: Machine | None = None,
-        folded: int | None = None,
+        changed: Mapping[str, int] | None = None,
     ):
         if not 1 <= batch <= layout.MOST_VOICES:
             raise ValueError(
@@ -68,12 +69,12 @@ class Voices:
         machine = machine or device.Gpu(decoder.start.weight.device)
         self.decoder, self.device, self.clock, self.intact = decoder, machine.device, 0, True
         self.plan = layout.plan(
-            decoder, batch, precision=precision, blocks=machine.blocks, shared=machine.shared, folded=folded
+            decoder, batch, precision=precision, blocks=machine.blocks, shared=machine.shared, **(changed or {})
         )
         self.launch = machine.load(self.plan)
         self.weights = packing.to_device(packing.pack(decoder, self.plan), self.device)
         plan = self.plan
-        self.mail = torch.zeros(layout.size(plan.mail), dtype=torch.long, device=self.device)
+        self.mail = torch.zeros(layout.size(plan.mail), dtype=torch.int32, device=self.device)
         self.ahead = torch.zeros(plan.blocks, plan.ahead, batch, 2 * plan.channels, device=self.device)
         self.memory = torch.zeros(batch, 2 * plan.taps, device=self.device)
         self.lost = torch.zeros(2, dtype=torch.int32, device=self.device)
@@ -114,8 +115,9 @@ class Voices:
         """Forget what one voice heard, what was computed from it ahead of time, and its mail."""
         self.ahead[:, :, voice] = 0
         self.memory[voice] = 0
-        inputs = self.mail[: int(np.prod(self.plan.mail["x"]))].view(torch.int32)
-        inputs.view(-1, self.plan.voices, self.plan.width, 2)[:, voice, :, 0] = 0  # the number, not its stamp
+        shape = self.plan.mail["channels"]
+        told = self.mail[: math.prod(shape)].view(-1, *shape[-2:])[:, voice]
+        told &= 1  # the number, not whose turn it is
 
     def _chunks(self, embedding: Tensor, samples: Tensor) -> list[tuple[Tensor, Tensor]]:
         """A launch's frames, [frame, voice, dims], and their samples."""

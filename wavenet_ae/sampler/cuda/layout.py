@@ -7,16 +7,16 @@ from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # of a weight
-THREADS = 256  # of a block
-MOST_VOICES = 8  # beyond that `batched` is the engine: the exchange would carry too much
-WEIGHTS_A_SAMPLE = 66_000_000  # bytes: an H200's blocks keep 26 MB and its L2 cache gives 40 MB at full rate
+HEARING, REMEMBERING = 4, 8  # warps of a block that hear and multiply, and that compute what the past adds
+GROUP = 16  # channels that a tensor core multiplies at once
+MOST_VOICES = 8  # the columns of a tensor core's tile; beyond that `batched` is the engine
 COLUMNS = 16  # inputs, of all voices, whose past taps are computed together: weights are read once for them
 AHEAD = 8  # samples they may span
 MOST_TRIES = 1 << 22  # looks for a number that does not come before a block gives up: some seconds
 
 
 class Plan(NamedTuple):
-    """Sizes of a decoder, channels rounded up to whole vectors, and how the work is dealt out."""
+    """Sizes of a decoder, channels rounded up to whole groups, and how the work is dealt out."""
 
     width: int
     skip: int
@@ -27,9 +27,9 @@ class Plan(NamedTuple):
     hop: int
     voices: int
     blocks: int
-    threads: int
+    hearing: int  # warps of a block
+    remembering: int
     window: int  # samples whose past taps are computed together
-    folded: int  # layers, from the third on, that do not wait for the sum they are made of
     resident: int  # layers whose weights stay in shared memory
     precision: str
 
@@ -49,24 +49,44 @@ class Plan(NamedTuple):
         return -(-CODES // self.blocks)
 
     @property
+    def rows(self) -> int:
+        """Rows of a block's matrices that a layer's numbers are multiplied by: gates, residual, skip."""
+        return 3 * self.channels + self.says
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels that a hearing warp multiplies."""
+        return -(-self.width // (GROUP * self.hearing))
+
+    @property
+    def quad(self) -> int:
+        """Groups of which 16 bytes hold a lane's four weights of a row."""
+        return 4 // BYTES[self.precision]
+
+    @property
+    def halves(self) -> tuple[int, int]:
+        """Eights of rows of a layer's outputs and of its inputs, which the gates alone read."""
+        return -(-self.rows // 8), -(-2 * self.channels // 8)
+
+    @property
     def slab(self) -> int:
-        """Vectors, of 16 bytes, of a layer's weights that a block needs when the layer's turn comes."""
-        return (3 * self.channels + self.says) * self.width * BYTES[self.precision] // 16
+        """16-byte vectors of a layer's weights that a block needs when the layer's turn comes."""
+        return sum(self.halves) * -(-self.groups // self.quad) * self.hearing * 32
 
     @property
-    def gates_slab(self) -> int:
-        """Vectors of one matrix of a layer's gates that a block owns."""
-        return 2 * self.channels * self.width * BYTES[self.precision] // 16
+    def places(self) -> int:
+        """Columns for the voices."""
+        return 1 << (self.voices - 1).bit_length()
 
     @property
-    def buffers(self) -> int:
-        """Places for what blocks tell each other: two where a layer is told before the last is done with."""
-        return 2 if self.folded else 1
+    def ring(self) -> int:
+        """Samples whose numbers of a layer are there: those of a window, and as many to come."""
+        return 2 * self.window
 
     @property
     def exchanges(self) -> int:
         """How often in a sample all blocks wait for each other."""
-        return 2 * self.layers - 1 - self.folded + 3
+        return self.layers + 3
 
     @property
     def ahead(self) -> int:
@@ -86,7 +106,7 @@ class Plan(NamedTuple):
             "said_bias": (self.says,),
             "residual_bias": (layers - 1, self.channels),
             "scores_bias": (self.scores,),
-            "scale": (layers, gates + self.channels + self.says) if scaled else (0,),
+            "scale": (layers, self.rows) if scaled else (0,),
             "past_scale": (layers - 1, taps - 1, gates) if scaled else (0,),
         }
 
@@ -98,11 +118,11 @@ class Plan(NamedTuple):
 
     @property
     def mail(self) -> dict[str, tuple[int, ...]]:
-        """The boxes of numbers that blocks tell each other, in order; a word of 8 bytes each."""
-        channels, says = (self.voices, self.width), (self.voices, self.skip)
+        """The boxes of numbers that blocks tell each other, in order; a word of 4 bytes each."""
+        planes = 1 if BYTES[self.precision] < 4 else 2  # a channel's input and output in one word, or in two
+        says = (self.voices, self.skip)
         return {
-            "x": (self.layers - 1, self.window, *channels),
-            "z": (self.layers, *channels),
+            "channels": (self.layers, self.ring, planes, self.width // GROUP, self.places, GROUP),
             "said": says,
             "hidden": says,
             "logits": (self.voices, CODES),
@@ -110,26 +130,35 @@ class Plan(NamedTuple):
 
     @property
     def shared(self) -> dict[str, tuple[int, ...]]:
-        """A block's shared memory, in order; float32 each. The output's part needs the windows' room."""
-        output = self.voices * (2 * self.skip + CODES) + 2 * self.voices * CODES  # the last are float64
+        """A block's shared memory, in order; 4 bytes each."""
         return {
-            "x": (self.buffers, 2, self.voices, self.width),  # a layer's inputs and outputs
-            "window": (max(self.window * self.voices * self.width, output),),
-            "said": (self.voices, self.says),
+            "parts": (2, -(-self.rows // 16) * 16, self.places, self.hearing),  # of sums
+            "heard": (self.voices, self.skip),
+            "hidden": (self.voices, self.skip),
+            "logits": (self.voices, CODES),
+            "odds": (self.voices, CODES, 2),  # float64
             "told": (self.voices, self.layers * 2 * self.channels + self.says),
             "level": (self.voices, 2 * self.taps),
             "own": (size(self.own),),
+            "done": (self.layers,),
+            "heard_of": (1,),
             "resident": (self.resident, self.slab, 4),
         }
 
     @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return 32 * (self.hearing + self.remembering)
+
+    @property
     def constants(self) -> dict[str, int]:
         """What the kernel is compiled with."""
-        names = ("width", "skip", "layers", "stages", "taps", "dims", "hop", "voices", "threads", "window", "resident")
-        derived = ("folded", "buffers", "channels", "says", "scores", "slab", "gates_slab", "ahead")
+        names = ("width", "skip", "layers", "stages", "taps", "dims", "hop", "voices", "window", "resident")
+        derived = ("hearing", "remembering", "threads", "ring", "channels", "says", "scores", "slab", "ahead")
         sizes = {name: getattr(self, name) for name in (*names, *derived)}
-        sizes |= {"bytes": BYTES[self.precision], "own": size(self.own), "told": size(self.told)}
-        sizes |= {"half": int(self.precision == "fp16"), "most_tries": MOST_TRIES, "waits": 1, "multiplies": 1}
+        sizes |= {"hearers": 32 * self.hearing, "bytes": BYTES[self.precision], "half": int(self.precision != "bf16")}
+        sizes |= {"own": size(self.own), "told": size(self.told)}
+        sizes |= {"most_tries": MOST_TRIES, "waits": 1, "multiplies": 1}
         places = {"own": self.own, "told": self.told, "mail": self.mail}
         for memory, regions in places.items():
             sizes |= {f"{memory}_{name}": at for name, at in offsets(regions).items()}
@@ -142,19 +171,17 @@ class Plan(NamedTuple):
         return 4 * size(self.shared, whole=4)
 
 
-def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: int, folded: int | None = None) -> Plan:
+def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: int, **changed: int) -> Plan:
     """Deal a decoder out to at most so many blocks of so many bytes of shared memory each.
 
-    Channels are dealt in equal numbers, to as few blocks as do so; what room is left holds weights. `folded`
-    is how many layers are; None is as many as the weights that must be read for them allow.
+    Channels are dealt in equal numbers, to as few blocks as do so; what room is left holds weights. `changed`
+    are sizes to be measured or tested with.
 
     Raises:
         ValueError: so many voices do not fit the shared memory.
     """
     dilation = [block.dilated.dilation[0] for block in decoder.blocks]
-    width, skip = (-(-n // 16) * 16 for n in (decoder.start.out_channels, decoder.out.out_channels))
-    if len(dilation) == 1:  # a block that scores no code would hold nobody back, and be overtaken by a sample
-        blocks = min(blocks, 16)
+    width, skip = (-(-n // GROUP) * GROUP for n in (decoder.start.out_channels, decoder.out.out_channels))
     channels = -(-width // blocks)
     sizes = Plan(
         width=width,
@@ -166,24 +193,21 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
         hop=decoder.hop,
         voices=voices,
         blocks=-(-width // channels),
-        threads=THREADS,
+        hearing=_sharing(width // GROUP, changed.pop("hearing", HEARING)),
+        remembering=REMEMBERING if BYTES[precision] < 4 else REMEMBERING // 2,  # float32 needs more registers
         window=min(AHEAD, 2 ** int(math.log2(COLUMNS // voices)), max(dilation)),
-        folded=0,
         resident=0,
         precision=precision,
-    )
+    )._replace(**changed)
     assert dilation == [2 ** (layer % sizes.stages) for layer in range(sizes.layers)]
-    folded = _foldable(sizes, shared) if folded is None else max(0, min(folded, sizes.layers - 2))
-    sizes = sizes._replace(folded=folded)
-    while sizes.window > 1 and sizes.shared_bytes > shared:
-        sizes = sizes._replace(window=sizes.window // 2)
     left = shared - sizes.shared_bytes
     if left < 0:
         raise ValueError(
             f"{voices} voices of width {width} need {sizes.shared_bytes} bytes of shared memory a block, and here are "
             f"{shared}: open fewer voices, or engine='batched'"
         )
-    return sizes._replace(resident=min(sizes.layers, left // (16 * sizes.slab)))
+    most = min(sizes.layers, left // (16 * sizes.slab))
+    return sizes._replace(resident=min(most, changed.get("resident", most)))
 
 
 def offsets(regions: dict[str, tuple[int, ...]], whole: int = 1) -> dict[str, int]:
@@ -200,14 +224,7 @@ def size(regions: dict[str, tuple[int, ...]], whole: int = 1) -> int:
     return offsets(regions | {"": (0,)}, whole)[""]
 
 
-def _foldable(sizes: Plan, shared: int) -> int:
-    """How many layers to fold: their second matrices join what is read in every sample.
-
-    That changes the rounding, so it must not depend on the number of voices, and room is counted for the most.
-    """
-    fullest = sizes._replace(voices=MOST_VOICES, window=1, folded=1)
-    if sizes.layers < 3 or fullest.shared_bytes > shared:
-        return 0
-    square = sizes.width**2 * BYTES[sizes.precision]
-    now = sizes.layers * (3 * square + sizes.skip * sizes.width * BYTES[sizes.precision])
-    return max(0, min(sizes.layers - 2, (WEIGHTS_A_SAMPLE - now) // (2 * square)))
+def _sharing(groups: int, most: int) -> int:
+    """Warps that share so many groups evenly, none of them idle: one with nothing to wait for would run away."""
+    each = -(-groups // most)
+    return -(-groups // each)

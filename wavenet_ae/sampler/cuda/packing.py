@@ -7,19 +7,19 @@ import numpy as np
 import torch
 
 from wavenet_ae.models.wavenet import Decoder
-from wavenet_ae.sampler.cuda.layout import Plan
+from wavenet_ae.sampler.cuda.layout import GROUP, Plan
 from wavenet_ae.sampler.weights import Folded, fold, to_bf16
 
 
 class Packed(NamedTuple):
     """The weights as blocks read them: [block, ...] each, channels beyond the last being zeros.
 
-    Matrices are in the plan's precision, as bytes; rows of gates are a channel's sigmoid and tanh, in turn.
+    Matrices are in the plan's precision, as a tensor core's lanes read them: eight rows, of four inputs in each
+    of a row's four lanes. Rows of gates are a channel's sigmoid and tanh, in turn.
     """
 
-    now: np.ndarray  # [block, layer, 2 * channels gates, channels residual, says skip; inputs]
-    folded: np.ndarray  # [block, folded, 2 * channels gates; inputs]: what follows from the output of the layer before
-    past: np.ndarray  # [block, layer - 1, tap - 1, 2 * channels gates; inputs], the newer tap first
+    now: np.ndarray  # [block, layer, half, quad, warp, lane, 16 bytes]: halves of `_outputs`, then of `_inputs`
+    past: np.ndarray  # [block, layer - 1, (tap, half, quad, lane), 16 bytes], the newer tap first
     out: np.ndarray  # [block, says, skip] float32
     scores: np.ndarray  # [block, scores, skip] float32
     own: np.ndarray  # [block, `Plan.own`] float32
@@ -29,13 +29,13 @@ class Packed(NamedTuple):
 def pack(decoder: Decoder, plan: Plan) -> Packed:
     """A decoder's weights, folded, dealt out and in the plan's precision."""
     folded = fold(decoder)
-    current, second, past = _now(folded, plan), _second(folded, plan), _past(folded, plan)
-    largest, largest_past = np.abs(current).max(axis=-1), np.abs(past).max(axis=-1)
-    gates = largest[:, 2 : 2 + plan.folded, : 2 * plan.channels]
-    np.maximum(gates, np.abs(second).max(axis=-1, initial=0), out=gates)  # one scale for both halves of a row
+    outputs, inputs, past = _outputs(folded, plan), _inputs(folded, plan), _past(folded, plan)
+    largest, largest_past = np.abs(outputs).max(axis=-1), np.abs(past).max(axis=-1)
+    gates = largest[:, :, : 2 * plan.channels]
+    np.maximum(gates, np.abs(inputs).max(axis=-1), out=gates)  # one scale for both halves of a row
     scaled = plan.precision == "int8"
     bias = folded.condition_bias.copy()
-    for i in range(2, 2 + plan.folded):
+    for i in range(1, plan.layers):
         bias[i] += folded.current[i - 1] @ folded.residual_bias[i - 1]
     own = {
         "first": _gates(folded.first, plan),
@@ -54,10 +54,12 @@ def pack(decoder: Decoder, plan: Plan) -> Packed:
         "weight": np.concatenate([*conditions, _deal(folded.out_condition, plan.says, plan)], axis=-1),
         "bias": np.concatenate([*biases, _deal(folded.out_bias, plan.says, plan)], axis=-1),
     }
+    now = [_store(outputs, largest, plan.precision), _store(inputs, gates, plan.precision)]
+    stored_past = _store(past, largest_past, plan.precision)
+    by_tap = _tiles(stored_past, 1, plan)  # [block, layer - 1, tap, half, quad, 1, lane, bytes]
     return Packed(
-        now=_store(current, largest, plan.precision),
-        folded=_store(second, gates, plan.precision),
-        past=_store(past, largest_past, plan.precision),
+        now=np.concatenate([_tiles(matrix, plan.hearing, plan) for matrix in now], axis=2),
+        past=by_tap.reshape(*by_tap.shape[:2], math.prod(by_tap.shape[2:-1]), 16),
         out=_rows(folded.out, plan.says, plan.skip, plan),
         scores=_rows(folded.logits, plan.scores, plan.skip, plan),
         own=_table(own, plan.own),
@@ -71,23 +73,43 @@ def to_device(packed: Packed, device: torch.device) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(a).reshape(-1).view(np.uint8)).to(device) for name, a in arrays}
 
 
-def _now(folded: Folded, plan: Plan) -> np.ndarray:
+def _outputs(folded: Folded, plan: Plan) -> np.ndarray:
+    """What is multiplied by a layer's outputs z, [block, layer, rows, width].
+
+    The gates of the layer that follows, C (x + R z) = C x + (C R) z; the residual; the skip.
+    """
     layers = []
     for i in range(plan.layers):
-        gates = _gate_rows(folded.current[i - 1], plan) if i else _no_rows(2 * plan.channels, plan)
-        last = i == plan.layers - 1
-        residual = _no_rows(plan.channels, plan) if last else _rows(folded.residual[i], plan.channels, plan.width, plan)
-        layers.append(np.concatenate([gates, residual, _rows(folded.skip[i], plan.says, plan.width, plan)], axis=1))
+        if i + 1 < plan.layers:
+            residual = _rows(folded.residual[i], plan.channels, plan.width, plan)
+            gates = _gate_rows(folded.current[i].astype(np.float64) @ folded.residual[i].astype(np.float64), plan)
+        else:
+            residual, gates = _no_rows(plan.channels, plan), _no_rows(2 * plan.channels, plan)
+        skip = _rows(folded.skip[i], plan.says, plan.width, plan)
+        layers.append(np.concatenate([gates, residual, skip], axis=1))
     return np.stack(layers, axis=1)
 
 
-def _second(folded: Folded, plan: Plan) -> np.ndarray:
-    """What a folded layer's gates make of the output of the layer before it: C (x + R z) = C x + (C R) z."""
-    dealt = np.zeros((plan.blocks, plan.folded, 2 * plan.channels, plan.width), np.float32)
-    for i in range(plan.folded):
-        current, residual = folded.current[i + 1], folded.residual[i + 1]
-        dealt[:, i] = _gate_rows(current.astype(np.float64) @ residual.astype(np.float64), plan)
-    return dealt
+def _inputs(folded: Folded, plan: Plan) -> np.ndarray:
+    """What is multiplied by a layer's inputs x, [block, layer, gates, width]: the gates of the layer that follows."""
+    rows = [_gate_rows(current, plan) for current in folded.current] + [_no_rows(2 * plan.channels, plan)]
+    return np.stack(rows, axis=1)
+
+
+def _tiles(matrix: np.ndarray, warps: int, plan: Plan) -> np.ndarray:
+    """[..., rows, width] as lanes read it: [..., half, quad, warp, lane, bytes]; inputs are dealt to warps in order."""
+    *outer, rows, width = matrix.shape
+    quad, halves = plan.quad, -(-rows // 8)
+    groups = -(-width // (GROUP * warps))
+    quads = -(-groups // quad)
+    nothing = [(0, 0)] * len(outer)
+    wide = np.pad(matrix, [*nothing, (0, 8 * halves - rows), (0, groups * GROUP * warps - width)])
+    dealt = wide.reshape(*outer, halves, 8, warps, groups, 4, 4)
+    dealt = np.pad(dealt, [*nothing, *[(0, 0)] * 3, (0, quads * quad - groups), (0, 0), (0, 0)])
+    dealt = dealt.reshape(*outer, halves, 8, warps, quads, quad, 4, 4)
+    n = len(outer)  # (half, row, warp, quad, group, lane, input) -> (half, quad, warp, row, lane, group, input)
+    dealt = dealt.transpose(*range(n), n, n + 3, n + 2, n + 1, n + 5, n + 4, n + 6)
+    return np.ascontiguousarray(dealt).reshape(*outer, halves, quads, warps, 32, quad * 4).view(np.uint8)
 
 
 def _past(folded: Folded, plan: Plan) -> np.ndarray:

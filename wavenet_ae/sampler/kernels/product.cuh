@@ -1,112 +1,101 @@
-// Products of a few rows of weights with every voice's vector, by one warp. The order of every sum depends on the
-// number of inputs alone: not on the voices, the block, the grid or the chunk.
+// Products of weights with every voice's vector. The order of every sum depends on the number of inputs alone: not on the
+// voices, the block, the grid or the chunk.
 #pragma once
+#include "machine.cuh"
 
 __device__ constexpr int round_up_to_power(int n) { int p = 1; while (p < n) p *= 2; return p; }
-constexpr int PLACES = round_up_to_power(VOICES);  // sums of a row, one a voice and zeros
+__device__ constexpr int divide_up(int n, int by) { return (n + by - 1) / by; }
+constexpr int GROUP = 16;                           // inputs of a tile
+constexpr int A_QUAD = 4 / BYTES;                   // groups of which a quad of weights holds a lane's four of a row
 
-struct alignas(16) Vector { unsigned word[4]; };  // 16 bytes of weights
-struct alignas(16) Four { float at[4]; };
+// A lane's four weights of one row and group, out of the quad that holds them.
+struct Row {
+  unsigned word[4];  // four floats, or in two words 16-bit numbers
 
-// Weight e of a vector in the format of so many bytes: float32, float16 or the upper half of a float32, a whole number.
-template <int SIZE> __device__ __forceinline__ float weight(const Vector& v, int e);
-template <> __device__ __forceinline__ float weight<4>(const Vector& v, int e) { return number(v.word[e]); }
-template <> __device__ __forceinline__ float weight<2>(const Vector& v, int e) {
-  unsigned word = v.word[e / 2];
-  if (HALF) return half_number(e % 2 ? word >> 16 : word);
-  return number(e % 2 ? word & 0xffff0000u : word << 16);
-}
-template <> __device__ __forceinline__ float weight<1>(const Vector& v, int e) {  // as the low byte of 2^23 + 128 + it
-  return number(__byte_perm(v.word[e / 4] ^ 0x80808080u, 0x4b000000u, 0x7440 | e % 4)) - 8388736.f;
-}
-
-// Rows of weights, spread over a warp's registers.
-template <int ROWS, int INPUTS, int SIZE>
-struct Rows {
-  static constexpr int LENGTH = INPUTS * SIZE / 16;  // vectors of a row
-  static constexpr int EACH = (LENGTH + 31) / 32;
-  Vector held[ROWS][EACH];
-
-  // Start to load them; nothing waits until they are used.
-  __device__ __forceinline__ void fetch(const Vector* rows, int first) {
-    const int lane = threadIdx.x % 32;
+  __device__ __forceinline__ Row() : word{} {}
+  __device__ __forceinline__ Row(const Quad& q, int group) {
+    const int at = group % A_QUAD;
+    if (BYTES == 4)
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-      for (int k = 0; k < EACH; ++k)
-        if (k * 32 + lane < LENGTH) held[r][k] = rows[(first + r) * LENGTH + k * 32 + lane];
-  }
-
-  // Add each lane's part of their products with x[voice][INPUTS] to sum[row][voice].
-  __device__ __forceinline__ void add(const float* x, float (&sum)[ROWS * PLACES]) const {
-    const int lane = threadIdx.x % 32;
-    if (!MULTIPLIES) return;
-#pragma unroll
-    for (int k = 0; k < EACH; ++k) {
-      int at = k * 32 + lane;
-      if (at >= LENGTH) continue;
-#pragma unroll
-      for (int v = 0; v < VOICES; ++v)
-#pragma unroll
-        for (int e = 0; e < 16 / SIZE; e += 4) {
-          Four four = *(const Four*)(x + v * INPUTS + at * (16 / SIZE) + e);
-#pragma unroll
-          for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-              sum[r * PLACES + v] = fmaf(weight<SIZE>(held[r][k], e + i), four.at[i], sum[r * PLACES + v]);
-        }
-    }
+      for (int n = 0; n < 4; ++n) word[n] = q.at[n];
+    else if (BYTES == 2)
+      word[0] = q.at[2 * at % 4], word[1] = q.at[2 * at % 4 + 1];
+    else
+      widen(q.at[at], word[0], word[1]);
   }
 };
 
-// Sums over all lanes: lane n * 32 / N has that of place n. Halves of the list change places on the way, so that no two
-// lanes do the same work; every total is the same tree of additions whatever the length of the list.
-template <int N> __device__ __forceinline__ float over_lanes(float (&sum)[N]) {
-  int left = N;
-#pragma unroll
-  for (int far = 16; far; far /= 2) {
-    if (left == 1) {
-      sum[0] += __shfl_xor_sync(~0u, sum[0], far);
-      continue;
-    }
-    left /= 2;
-    bool upper = threadIdx.x & far;
-#pragma unroll
-    for (int n = 0; n < left; ++n) {
-      float mine = upper ? sum[n + left] : sum[n], theirs = upper ? sum[n] : sum[n + left];
-      sum[n] = mine + __shfl_xor_sync(~0u, theirs, far);
-    }
+// The first 11 bits of a float's fraction, and what is left of it.
+__device__ __forceinline__ void split(float whole, float& high, float& low) {
+  high = number(bits(whole) & 0xffffe000u);
+  low = whole - high;
+}
+
+// sums += 16 rows x a group of inputs of 8 columns.
+__device__ __forceinline__ void add_product(Sums& sums, const Row& upper, const Row& lower, const Row& inputs) {
+  if (BYTES < 4) {
+    multiply(sums, {upper.word[0], upper.word[1]}, {lower.word[0], lower.word[1]}, {inputs.word[0], inputs.word[1]});
+    return;
   }
-  return sum[0];
+#pragma unroll
+  for (int n = 0; n < 4; n += 2) {  // in three steps, as exact as float32
+    float high[3][2], low[3][2];
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      split(number(upper.word[n + k]), high[0][k], low[0][k]);
+      split(number(lower.word[n + k]), high[1][k], low[1][k]);
+      split(number(inputs.word[n + k]), high[2][k], low[2][k]);
+    }
+    multiply_floats(sums, low[0], low[1], high[2]);
+    multiply_floats(sums, high[0], high[1], low[2]);
+    multiply_floats(sums, high[0], high[1], high[2]);
+  }
 }
 
-// Their products with x[voice][INPUTS], as `over_lanes` leaves them.
-template <int ROWS, int INPUTS, int SIZE>
-__device__ __forceinline__ float product(const Rows<ROWS, INPUTS, SIZE>& rows, const float* x) {
-  float sum[ROWS * PLACES] = {};
-  rows.add(x, sum);
-  return over_lanes(sum);
+// A channel's inputs x and outputs z out of what was told of four channels, `planes` quads of it.
+__device__ __forceinline__ void part(const Quad* planes, Row& x, Row& z) {
+  if (PAIRED) {
+    const unsigned(&w)[4] = planes[0].at;
+    z.word[0] = __byte_perm(w[0], w[1], 0x5410) & 0xfffefffeu, z.word[1] = __byte_perm(w[2], w[3], 0x5410) & 0xfffefffeu;
+    x.word[0] = __byte_perm(w[0], w[1], 0x7632), x.word[1] = __byte_perm(w[2], w[3], 0x7632);
+  } else {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) x.word[n] = planes[0].at[n] & ~1u, z.word[n] = planes[PLANES - 1].at[n] & ~1u;
+  }
 }
 
-// Whose sum over the lanes this lane has for a row of ROWS, if it is the lane to go on with it; else VOICES.
-template <int ROWS> __device__ __forceinline__ int voice_of_lane(int row) {
-  constexpr int LANES = 32 / (ROWS * PLACES);
-  int lane = threadIdx.x % 32, n = lane / LANES - row * PLACES;
-  return lane % LANES || n < 0 || n >= VOICES ? VOICES : n;
+__device__ __forceinline__ Sums operator+(const Sums& a, const Sums& b) {
+  return {{a.at[0] + b.at[0], a.at[1] + b.at[1], a.at[2] + b.at[2], a.at[3] + b.at[3]}};
 }
 
-// e^x for |x| <= 80, relative error below 2e-7.
-__device__ __forceinline__ float exponential(float x) {
-  float n = (x * 1.442695041f + 12582912.f) - 12582912.f;  // adding 1.5 * 2^23 rounds to a whole number
-  float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float power = number((unsigned)((int)n + 127) << 23);
-  return (((((0.00139376f * r + 0.0083693f) * r + 0.041666374f) * r + 0.16666589f) * r + 0.5f) * (r * r) + r + 1.f) * power;
-}
-
-// sigmoid(opened) * tanh(value) with one division, absolute error below 3e-7.
+// sigmoid(opened) * tanh(value) with one division, absolute error below 1e-6.
 __device__ __forceinline__ float gate(float opened, float value) {
-  float shut = exponential(-fminf(fmaxf(opened, -60.f), 60.f));
-  float fall = exponential(-2.f * fminf(fmaxf(value, -10.f), 10.f));
-  return (1.f - fall) / ((1.f + shut) * (1.f + fall));
+  constexpr float LOG2_E = 1.442695041f;
+  float shut = power_of_two(-LOG2_E * fminf(fmaxf(opened, -60.f), 60.f));
+  float fall = power_of_two(-2.f * LOG2_E * fminf(fmaxf(value, -10.f), 10.f));
+  return divide(1.f - fall, (1.f + shut) * (1.f + fall));
 }
+
+// One row of float weights times x[voice][INPUTS], by a warp; the weights are on their way while x is waited for.
+template <int INPUTS> struct SmallRow {
+  static constexpr int LENGTH = INPUTS / 4, EACH = divide_up(LENGTH, 32);
+  float4 held[EACH];
+
+  __device__ __forceinline__ void fetch(const float4* rows, int row) {
+#pragma unroll
+    for (int k = 0; k < EACH; ++k)
+      if (int at = k * 32 + (int)threadIdx.x % 32; at < LENGTH) held[k] = rows[row * LENGTH + at];
+  }
+  __device__ __forceinline__ float times(const float* x) const {
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < EACH; ++k) {
+      int at = k * 32 + (int)threadIdx.x % 32;
+      if (at >= LENGTH) continue;
+      float4 four = *(const float4*)(x + 4 * at);
+      sum = fmaf(held[k].x, four.x, fmaf(held[k].y, four.y, fmaf(held[k].z, four.z, fmaf(held[k].w, four.w, sum))));
+    }
+    for (int far = 16; far; far /= 2) sum += __shfl_xor_sync(~0u, sum, far);
+    return sum;
+  }
+};

@@ -1,16 +1,36 @@
 // The decoder, a sample of every voice at a time, on blocks that stay: a block owns some channels of every layer, keeps
-// their weights and their past, and tells the others what they need. Sizes, and where things lie, are constants made by
+// their weights, and tells the others what they need. Sizes, and where things lie, are constants made by
 // `cuda/layout.py`; a name that begins with MAIL_, OWN_, TOLD_ or SHARED_ is an offset into the memory of that name.
-#include "grid.cuh"
+//
+// Every layer costs one exchange. Its gates are made of the inputs and outputs of the layer before, without waiting for the
+// sum of the two: C (x + R z) = C x + (C R) z. The first warps of a block (the hearers) each hear some channels of
+// all blocks and multiply them by the block's rows; the first of them adds up, opens the gates and tells. The other warps
+// (the rememberers) go behind, and compute what inputs will add to the gates of samples to come.
+#include "words.cuh"
 #include "product.cuh"
 #include "draw.cuh"
 
-constexpr int WARPS = THREADS / 32, ROWS = 3 * CHANNELS + SAYS, LAGS = 2 * TAPS - 1, BOX = VOICES * WIDTH;
+constexpr int GATES = 2 * CHANNELS, ROWS = GATES + CHANNELS + SAYS, LAGS = 2 * TAPS - 1;
+constexpr int PLACES = round_up_to_power(VOICES);  // columns of the voices
+constexpr int GROUPS = WIDTH / GROUP, OWN_GROUPS = divide_up(GROUPS, HEARING);  // of all, of a hearer
+constexpr int ITEMS = OWN_GROUPS * PLACES;         // columns that a hearer multiplies: a group of one voice each
+constexpr int SETS = divide_up(ITEMS, 8);          // of eight columns
+constexpr int TILES = divide_up(ROWS, 16), HALVES = divide_up(ROWS, 8), GATE_HALVES = divide_up(GATES, 8);
+constexpr int ROW_QUADS = divide_up(OWN_GROUPS, A_QUAD);           // a lane's, of a row of a hearer
+constexpr int STEP_QUADS = (HALVES + GATE_HALVES) * ROW_QUADS;     // a lane's, of a layer
+constexpr int PAST_HALVES = (TAPS - 1) * GATE_HALVES, PAST_QUADS = divide_up(GROUPS, A_QUAD);
+constexpr int PAST_SLAB = PAST_HALVES * PAST_QUADS * 32;           // quads of a layer's past taps
+static_assert(SLAB == STEP_QUADS * HEARERS, "what a block needs of a layer, as it was laid out");
+constexpr bool AT_ONCE = STEP_QUADS <= 32;         // a layer's weights fit a thread's registers
+constexpr int EACH = divide_up(CHANNELS * VOICES, 32), EACH_SAY = divide_up(SAYS * VOICES, 32);  // of a lane that adds up
+constexpr int PLANE = GROUPS * PLACES * GROUP;     // words of a layer's inputs, or outputs, of all voices
+constexpr int BOX = PLANES * PLANE;
 
 struct Call {
-  const Vector *now, *folded, *past, *out, *scores;  // weights, each [block]: see `Packed` in cuda/layout.py
+  const Quad *now, *past;                   // weights, each [block]: see `Packed` in cuda/packing.py
+  const float4 *out, *scores;               // [block]
   const float *own, *told;                  // [block]: what is used every sample, what is used every frame
-  Mail* mail;
+  unsigned* mail;
   float *ahead, *memory;                    // [block]: sums of past taps for samples to come; [voice][LAGS levels, age]
   unsigned* lost;                           // not 0: a block waited in vain
   const float* embedding;                   // [frame][voice][DIMS]
@@ -29,246 +49,304 @@ __device__ constexpr int slots(int layer) { return (TAPS - 1) * dilation(layer);
 __device__ constexpr int slot(long long t, int layer) {  // of a ring of `slots`
   return (int)((TAPS - 1 & TAPS - 2) == 0 ? t & slots(layer) - 1 : t % slots(layer));
 }
+__device__ constexpr int ahead_of(int layer) {  // where the ring of a layer after the first begins
+  int rings = (layer / STAGES * ((1 << STAGES) - 1) + (1 << layer % STAGES) - 1) - 1;
+  return (TAPS - 1) * rings;
+}
+__device__ constexpr int until_due(long long t, int layer) { return (int)(t + 1 + layer & window(layer) - 1); }
+__device__ constexpr bool is_resident(int step) { return (step + 1) * RESIDENT / LAYERS != step * RESIDENT / LAYERS; }
 
-// A folded layer's gates are made of the inputs and outputs of the layer before, without waiting for the sum of the two:
-// C (x + R z) = C x + (C R) z. Its own inputs and outputs are told at once, so it costs one exchange and not two.
-__device__ constexpr bool is_folded(int layer) { return layer >= 2 && layer < 2 + FOLDED; }
+__device__ __forceinline__ unsigned turn_of(long long t) { return (unsigned)(t + 1) & 1; }
+__device__ __forceinline__ unsigned turn_in_ring(long long t) { return (unsigned)t / RING + 1 & 1; }
 
 // What a block has at hand.
 struct Here {
-  int first, first_say, first_score;  // its channels, its rows of the skip, its codes
-  float *window, *said, *told, *level, *own;
-  unsigned char* shared;
-  const Vector *resident, *now, *folded, *past, *out, *scores;
+  const Call& call;
+  const int first, first_say, first_score;  // its channels, its rows of the skip, its codes
+  float *parts, *told, *level, *own, *heard, *hidden, *logits;
+  double* odds;
+  int *done, *heard_of;
+  const Quad *resident, *now, *past;
   float* ahead;
 
   __device__ Here(const Call& call, unsigned char* shared)
-      : first(blockIdx.x * CHANNELS), first_say(blockIdx.x * SAYS), first_score(blockIdx.x * SCORES),
-        window((float*)(shared + SHARED_WINDOW)), said((float*)(shared + SHARED_SAID)),
-        told((float*)(shared + SHARED_TOLD)), level((float*)(shared + SHARED_LEVEL)),
-        own((float*)(shared + SHARED_OWN)), shared(shared), resident((const Vector*)(shared + SHARED_RESIDENT)),
-        now(call.now + blockIdx.x * (long long)(LAYERS * SLAB)),
-        folded(call.folded + blockIdx.x * (long long)(FOLDED * GATES_SLAB)),
-        past(call.past + blockIdx.x * (long long)((LAYERS - 1) * (TAPS - 1) * GATES_SLAB)),
-        out(call.out + blockIdx.x * (SAYS * SKIP / 4)), scores(call.scores + blockIdx.x * (SCORES * SKIP / 4)),
-        ahead(call.ahead + blockIdx.x * (long long)(AHEAD * VOICES * 2 * CHANNELS)) {}
+      : call(call), first(blockIdx.x * CHANNELS), first_say(blockIdx.x * SAYS), first_score(blockIdx.x * SCORES),
+        parts((float*)(shared + SHARED_PARTS)), told((float*)(shared + SHARED_TOLD)),
+        level((float*)(shared + SHARED_LEVEL)), own((float*)(shared + SHARED_OWN)),
+        heard((float*)(shared + SHARED_HEARD)), hidden((float*)(shared + SHARED_HIDDEN)),
+        logits((float*)(shared + SHARED_LOGITS)), odds((double*)(shared + SHARED_ODDS)),
+        done((int*)(shared + SHARED_DONE)), heard_of((int*)(shared + SHARED_HEARD_OF)),
+        resident((const Quad*)(shared + SHARED_RESIDENT)), now(call.now + blockIdx.x * (long long)(LAYERS * SLAB)),
+        past(call.past + blockIdx.x * (long long)PAST_SLAB * (LAYERS - 1)),
+        ahead(call.ahead + blockIdx.x * (long long)(AHEAD * VOICES * GATES)) {}
 
-  // A layer's inputs and outputs, of all blocks. The next layer's have their own place while these are still read.
-  __device__ float* x(int layer) const { return (float*)(shared + SHARED_X) + layer % BUFFERS * 2 * BOX; }
-  __device__ float* z(int layer) const { return x(layer) + BOX; }
-  __device__ const Vector* slab(int layer) const { return (layer < RESIDENT ? resident : now) + layer * SLAB; }
-  __device__ float scale(int layer, int row) const { return own[OWN_SCALE + layer * ROWS + row]; }
-  __device__ float* told_gates(int layer, int voice) const { return told + (layer * VOICES + voice) * 2 * CHANNELS; }
-  __device__ float* told_out(int voice) const { return told + (LAYERS * 2 * CHANNELS * VOICES + voice * SAYS); }
-  // The output's part of the sample uses the room of the windows.
-  __device__ float* heard() const { return window; }
-  __device__ float* hidden() const { return window + VOICES * SKIP; }
-  __device__ float* logits() const { return window + 2 * VOICES * SKIP; }
-  __device__ double* odds(int voice) const { return (double*)(window + VOICES * (2 * SKIP + CODES)) + voice * CODES; }
+  // Sums of a row's products, by every hearer. The next step's have their own place while these are still read.
+  __device__ __forceinline__ float* part(int step, int row, int voice) const {
+    return parts + ((step % 2 * TILES * 16 + row) * PLACES + voice) * HEARING;
+  }
+  __device__ __forceinline__ float sum(int step, int row, int voice) const {
+    const float* p = part(step, row, voice);
+    float total = p[0];
+#pragma unroll
+    for (int warp = 1; warp < HEARING; ++warp) total += p[warp];
+    return BYTES == 1 ? total * own[OWN_SCALE + (step - 1) * ROWS + row] : total;
+  }
+  __device__ __forceinline__ float* told_gates(int layer, int voice) const { return told + (layer * VOICES + voice) * GATES; }
+  __device__ __forceinline__ float* told_out(int voice) const { return told + LAYERS * GATES * VOICES + voice * SAYS; }
+  // A sum over the last few levels heard, each with a row of `table`.
+  __device__ float of_levels(const float* table, int rows, int row, int lags, int voice) const {
+    float sum = 0;
+    for (int lag = 0; lag < lags; ++lag) sum += table[lag * rows + row] * level[voice * (LAGS + 1) + lag];
+    return sum;
+  }
+  __device__ __forceinline__ unsigned* box(int layer, long long t) const {
+    return call.mail + MAIL_CHANNELS + (layer * RING + (int)((unsigned)t % RING)) * BOX;
+  }
 };
 
-__device__ Mail* mail_z(const Call& call, int layer) { return call.mail + MAIL_Z + layer * BOX; }
-__device__ Mail* mail_x(const Call& call, int layer, long long t) {  // the last WINDOW inputs of a layer are kept
-  return call.mail + MAIL_X + ((layer - 1) * WINDOW + (int)(t % WINDOW)) * BOX;
-}
-
-// A sum over the last few levels heard, each with a row of `table`.
-__device__ float of_levels(const Here& here, const float* table, int rows, int row, int lags, int voice) {
-  float sum = 0;
-  for (int lag = 0; lag < lags; ++lag) sum += table[lag * rows + row] * here.level[voice * (LAGS + 1) + lag];
-  return sum;
+// A word's place in a box, of a channel.
+__device__ __forceinline__ int place(int channel, int voice) {
+  return (channel / GROUP * PLACES + voice) * GROUP + channel % GROUP;
 }
 
 // Once a frame: what the embedding adds to the block's own rows.
-__device__ void be_told(const Here& here, const Call& call, long long frame) {
-  constexpr int GATES = LAYERS * 2 * CHANNELS;
-  const float* table = call.told + blockIdx.x * TOLD;
-  for (int n = threadIdx.x; n < VOICES * (GATES + SAYS); n += THREADS) {
-    int voice = n / (GATES + SAYS), row = n % (GATES + SAYS);
+__device__ void be_told(const Here& here, long long frame) {
+  constexpr int ALL = LAYERS * GATES;
+  const float* table = here.call.told + blockIdx.x * TOLD;
+  for (int n = threadIdx.x; n < VOICES * (ALL + SAYS); n += HEARERS) {
+    int voice = n / (ALL + SAYS), row = n % (ALL + SAYS);
     float sum = table[TOLD_BIAS + row];
     for (int dim = 0; dim < DIMS; ++dim)
-      sum += table[TOLD_WEIGHT + dim * (GATES + SAYS) + row] * call.embedding[(frame * VOICES + voice) * DIMS + dim];
-    if (row < GATES)
-      here.told_gates(row / (2 * CHANNELS), voice)[row % (2 * CHANNELS)] = sum;
+      sum += table[TOLD_WEIGHT + dim * (ALL + SAYS) + row] * here.call.embedding[(frame * VOICES + voice) * DIMS + dim];
+    if (row < ALL)
+      here.told_gates(row / GATES, voice)[row % GATES] = sum;
     else
-      here.told_out(voice)[row - GATES] = sum;
+      here.told_out(voice)[row - ALL] = sum;
   }
-  __syncthreads();
+  meet(1, HEARERS);
 }
 
-// Layer 0, whose inputs are a few numbers, and what the start says to the output.
-__device__ void open_first(const Here& here, const Call& call, unsigned stamp) {
-  for (int n = threadIdx.x; n < VOICES * CHANNELS; n += THREADS) {
-    int voice = n / CHANNELS, channel = n % CHANNELS;
-    if (here.first + channel >= WIDTH) continue;
-    float age = here.level[voice * (LAGS + 1) + LAGS], sum[2];
-    for (int half = 0; half < 2; ++half) {
-      int row = 2 * channel + half, bias = OWN_FIRST_BIAS + (int)fminf(age, TAPS - 1) * 2 * CHANNELS;
-      sum[half] = here.told_gates(0, voice)[row] + here.own[bias + row] +
-                  of_levels(here, here.own + OWN_FIRST, 2 * CHANNELS, row, LAGS, voice);
-    }
-    post(mail_z(call, 0) + voice * WIDTH + here.first + channel, gate(sum[0], sum[1]), stamp);
+// A layer's weights of a hearer: a quad a lane holds four weights of a row, of one group or more.
+struct Weights {
+  Quad held[AT_ONCE ? STEP_QUADS : 1];
+  const Quad* from;
+
+  // Start to load them; nothing waits until they are used.
+  __device__ __forceinline__ void fetch(const Here& here, int step) {
+    from = (is_resident(step - 1) ? here.resident + (step - 1) * RESIDENT / LAYERS * SLAB : here.now + (step - 1) * SLAB) + threadIdx.x;
+    if (AT_ONCE && MULTIPLIES)
+#pragma unroll
+      for (int n = 0; n < STEP_QUADS; ++n) held[n] = from[n * HEARERS];
+    const int later = (step + 1) % LAYERS;  // two steps from now: from the GPU's memory to its cache
+    if (MULTIPLIES && !is_resident(later))
+      for (int line = threadIdx.x; line < SLAB / 8; line += HEARERS) bring_near(here.now + later * SLAB + 8 * line);
   }
-  for (int n = threadIdx.x; n < VOICES * SAYS; n += THREADS)
-    here.said[n] = here.own[OWN_SAID_BIAS + n % SAYS] +
-                   of_levels(here, here.own + OWN_SAID, SAYS, n % SAYS, TAPS, n / SAYS);
-}
-
-// Both rows of a channel's gates, and what was summed for them ahead of time.
-struct Gates {
-  Rows<2, WIDTH, BYTES> current, folded;
-  float ahead[2];
-
-  __device__ __forceinline__ void fetch(const Here& here, int layer, int channel, const float* ahead_now) {
-    current.fetch(here.slab(layer), 2 * channel);
-    if (is_folded(layer)) folded.fetch(here.folded + (layer - 2) * GATES_SLAB, 2 * channel);
-    int voice = voice_of_lane<2>(0);
-    if (voice == VOICES) return;
-    for (int half = 0; half < 2; ++half)
-      ahead[half] = TAPS > 1 ? ahead_now[(voice * CHANNELS + channel) * 2 + half] : 0;
-  }
-
-  // The channel's output, to everybody.
-  __device__ __forceinline__ void open(const Here& here, const Call& call, int layer, int channel, unsigned stamp) const {
-    float sums[2 * PLACES] = {};
-    current.add(is_folded(layer) ? here.x(layer - 1) : here.x(layer), sums);
-    if (is_folded(layer)) folded.add(here.z(layer - 1), sums);
-    float sum = over_lanes(sums), other = __shfl_xor_sync(~0u, sum, 16);  // the halves hold a row each
-    int voice = voice_of_lane<2>(0);
-    if (voice == VOICES || here.first + channel >= WIDTH) return;
-    const float* told = here.told_gates(layer, voice) + 2 * channel;
-    if (BYTES == 1) sum *= here.scale(layer, 2 * channel), other *= here.scale(layer, 2 * channel + 1);
-    float opened = sum + (ahead[0] + told[0]), value = other + (ahead[1] + told[1]);
-    post(mail_z(call, layer) + voice * WIDTH + here.first + channel, gate(opened, value), stamp);
+  __device__ __forceinline__ Row row(int half, int group) const {
+    int n = half * ROW_QUADS + group / A_QUAD;
+    return Row(AT_ONCE ? held[n] : from[n * HEARERS], group);
   }
 };
 
-// This warp's channels; the weights of the first are there already.
-__device__ __forceinline__ void open_all(
-    const Here& here, const Call& call, int layer, Gates& gates, const float* ahead_now, unsigned stamp) {
-  for (int first = threadIdx.x / 32, channel = first; channel < CHANNELS; channel += WARPS) {
-    if (channel != first) gates.fetch(here, layer, channel, ahead_now);
-    gates.open(here, call, layer, channel, stamp);
+// The products of a tile of rows with the columns heard. `first` and `COUNT` sets of columns are added up as a tree, by
+// groups, that is the same for any number of voices.
+template <int COUNT>
+__device__ __forceinline__ Sums products(const Weights& weights, const Quad (&heard)[PLANES * SETS], int tile, int first) {
+  if constexpr (COUNT > 1) {
+    if (first + COUNT / 2 >= SETS) return products<COUNT / 2>(weights, heard, tile, first);
+    return products<COUNT / 2>(weights, heard, tile, first) + products<COUNT / 2>(weights, heard, tile, first + COUNT / 2);
+  } else {
+    constexpr int SHARING = 8 / PLACES;  // groups whose columns are side by side: each is multiplied by itself
+    const int t = threadIdx.x % 4;
+    Row x, z, none;
+    part(heard + first * PLANES, x, z);
+    Sums kept{};
+#pragma unroll
+    for (int s = 0; s < SHARING; ++s) {
+      const int group = first * SHARING + s, upper = 2 * tile, lower = upper + 1;
+      if (group >= OWN_GROUPS) break;
+      Sums sums{};
+      if (upper < GATE_HALVES)
+        add_product(sums, weights.row(HALVES + upper, group), lower < GATE_HALVES ? weights.row(HALVES + lower, group) : none, x);
+      add_product(sums, weights.row(upper, group), lower < HALVES ? weights.row(lower, group) : none, z);
+      if (2 * t / PLACES == s) kept.at[0] = sums.at[0], kept.at[2] = sums.at[2];
+      if ((2 * t + 1) / PLACES == s) kept.at[1] = sums.at[1], kept.at[3] = sums.at[3];
+    }
+    if (PLACES == 1) kept.at[0] += kept.at[1], kept.at[2] += kept.at[3];
+#pragma unroll
+    for (int far = PLACES == 1 ? 1 : PLACES / 2; far < 4; far *= 2)
+#pragma unroll
+      for (int n = 0; n < 4; ++n) kept.at[n] += __shfl_xor_sync(~0u, kept.at[n], far);
+    return kept;
   }
 }
 
-// While others compute their gates: what the layer's last inputs will add to the gates of samples to come. Weights are
-// read once for the whole window.
-__device__ bool look_back(const Here& here, const Call& call, int layer, float* ahead, long long t) {
-  const int span = window(layer), gap = dilation(layer);
-  const long long begin = t + 1 - span;
-  bool all = take<WINDOW * BOX>(
-      [&](int n) { return mail_x(call, layer, begin + n / BOX) + n % BOX; },
-      [&](int n) { return (unsigned)(begin + n / BOX) + 1; }, span * BOX, here.window, call.lost);
-  if (__syncthreads_or(!all)) return false;
-  for (int item = threadIdx.x / 32; item < (TAPS - 1) * CHANNELS; item += WARPS) {
-    int tap = item / CHANNELS + 1, channel = item % CHANNELS, matrix = (layer - 1) * (TAPS - 1) + tap - 1;
-    Rows<2, WIDTH, BYTES> rows;
-    rows.fetch(here.past + matrix * GATES_SLAB, 2 * channel);
-    for (int s = 0; s < span; ++s) {
-      float sum = product(rows, here.window + s * BOX);
-      for (int half = 0; half < 2; ++half) {
-        int voice = voice_of_lane<2>(half);
-        if (voice == VOICES) continue;
-        if (BYTES == 1) sum *= here.own[OWN_PAST_SCALE + (matrix * CHANNELS + channel) * 2 + half];
-        float* to = ahead + ((slot(begin + s + tap * gap, layer) * VOICES + voice) * CHANNELS + channel) * 2 + half;
-        *to = tap == TAPS - 1 ? sum : *to + sum;  // the oldest tap comes first: its slot is free
-      }
+// A hearer's part of a step: its channels' numbers times the block's rows.
+__device__ __forceinline__ void listen(const Here& here, const Weights& weights, int step, long long t, Patience& patience) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = lane / 4, pair_of_columns = lane % 4;
+  const unsigned* box = here.box(step - 1, t) + warp * ITEMS * GROUP;
+  const int shown = warp * OWN_GROUPS + column % OWN_GROUPS;
+  Quad heard[PLANES * SETS];
+  hear(heard, [=](int n) {
+    int item = n / PLANES * 8 + column, voice = item % PLACES, group = warp * OWN_GROUPS + item / PLACES;
+    bool is_told = item < ITEMS && voice < VOICES && group < GROUPS;
+    return is_told ? box + n % PLANES * PLANE + 4 * (n / PLANES * 32 + lane) : nullptr;
+  }, here.box(step - 1, t) + (shown < GROUPS ? shown : 0) * PLACES * GROUP + 4 * pair_of_columns, turn_in_ring(t), patience);
+  if (!MULTIPLIES) return;
+#pragma unroll
+  for (int tile = 0; tile < TILES; ++tile) {
+    Sums sums = products<round_up_to_power(SETS)>(weights, heard, tile, 0);
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      int voice = PLACES == 1 ? 0 : 2 * pair_of_columns + n % 2, row = tile * 16 + column + n / 2 * 8;
+      if (PLACES == 1 ? n % 2 || pair_of_columns : voice >= PLACES) continue;
+      here.part(step, row, voice)[warp] = sums.at[n];
     }
   }
-  return true;
 }
 
-// A row of the residual, and so of the next layer's input, or of what the layer says to the output.
-__device__ __forceinline__ void carry_on(
-    const Here& here, const Call& call, int layer, int row, const Rows<1, WIDTH, BYTES>& rows, long long t) {
-  const unsigned stamp = (unsigned)t + 1;
-  float sum = product(rows, here.z(layer));
-  int voice = voice_of_lane<1>(0), channel = here.first + row, say = row - CHANNELS;
-  if (voice == VOICES) return;
-  if (BYTES == 1) sum *= here.scale(layer, 2 * CHANNELS + row);
-  if (say >= 0) {
-    float total = here.said[voice * SAYS + say] += sum;
-    if (layer == LAYERS - 1 && here.first_say + say < SKIP)
-      post(call.mail + MAIL_SAID + voice * SKIP + here.first_say + say, fmaxf(total, 0.f), stamp);
-  } else if (layer < LAYERS - 1 && channel < WIDTH) {
-    float before = layer ? here.x(layer)[voice * WIDTH + channel]
-                         : of_levels(here, here.own + OWN_START, CHANNELS, row, TAPS, voice);
-    post(mail_x(call, layer + 1, t) + voice * WIDTH + channel,
-         before + (sum + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + row]), stamp);
+// What the first hearer knows of the block's own channels and rows, a few in each lane.
+struct Adder {
+  float x[EACH], ahead[EACH][2], said[EACH_SAY];
+
+  __device__ __forceinline__ static bool is_own(int n, int& voice, int& channel) {
+    int at = n * 32 + threadIdx.x % 32;
+    voice = at / CHANNELS, channel = at % CHANNELS;
+    return at < CHANNELS * VOICES;
   }
-}
+  __device__ __forceinline__ static bool is_own_say(int n, int& voice, int& say) {
+    int at = n * 32 + threadIdx.x % 32;
+    voice = at / SAYS, say = at % SAYS;
+    return at < SAYS * VOICES;
+  }
 
-// A layer of the output: its inputs come with `from`, its block's rows go to `to`. `finish` adds what is not a product.
+  // Start to load what the past adds to a layer's gates.
+  __device__ __forceinline__ void prepare(const Here& here, int layer, long long t) {
+    if (TAPS > 1) await(here.done + layer, (int)(t - here.call.clock) - until_due(t - 1, layer));
+    const float* from = here.ahead + (TAPS > 1 ? ahead_of(layer) + slot(t, layer) : 0) * VOICES * GATES;
+#pragma unroll
+    for (int n = 0; n < EACH; ++n) {
+      int voice, channel;
+      if (!is_own(n, voice, channel)) continue;
+      for (int half = 0; half < 2; ++half) ahead[n][half] = TAPS > 1 ? from[voice * GATES + 2 * channel + half] : 0;
+    }
+  }
+
+  __device__ __forceinline__ void tell(const Here& here, int layer, int voice, int channel, float x, float z, long long t) const {
+    if (here.first + channel >= WIDTH) return;
+    tell_channel(here.box(layer, t) + place(here.first + channel, voice), PLANE, x, z, turn_in_ring(t));
+  }
+
+  // Layer 0, whose inputs are a few numbers, and what the start says to the output.
+  __device__ void begin(const Here& here, long long t) {
+#pragma unroll
+    for (int n = 0; n < EACH; ++n) {
+      int voice, channel;
+      if (!is_own(n, voice, channel)) continue;
+      float age = here.level[voice * (LAGS + 1) + LAGS], sum[2];
+      for (int half = 0; half < 2; ++half) {
+        int row = 2 * channel + half, bias = OWN_FIRST_BIAS + (int)fminf(age, TAPS - 1) * GATES;
+        sum[half] = here.told_gates(0, voice)[row] + here.own[bias + row] +
+                    here.of_levels(here.own + OWN_FIRST, GATES, row, LAGS, voice);
+      }
+      x[n] = here.of_levels(here.own + OWN_START, CHANNELS, channel, TAPS, voice);
+      tell(here, 0, voice, channel, x[n], gate(sum[0], sum[1]), t);
+    }
+#pragma unroll
+    for (int n = 0; n < EACH_SAY; ++n) {
+      int voice, say;
+      if (is_own_say(n, voice, say))
+        said[n] = here.own[OWN_SAID_BIAS + say] + here.of_levels(here.own + OWN_SAID, SAYS, say, TAPS, voice);
+    }
+    if (LAYERS > 1) prepare(here, 1, t);
+  }
+
+  // From the sums of a step: the layer's inputs and outputs, to everybody, and what the layer before says to the output.
+  __device__ __forceinline__ void add(const Here& here, int step, long long t) {
+    const int layer = step;
+    // These first: once the block has told its channels, others may go on, and a hearer write where sums were.
+#pragma unroll
+    for (int n = 0; n < EACH_SAY; ++n) {
+      int voice, say;
+      if (is_own_say(n, voice, say)) said[n] += here.sum(step, GATES + CHANNELS + say, voice);
+    }
+    if (layer < LAYERS)
+#pragma unroll
+      for (int n = 0; n < EACH; ++n) {
+        int voice, channel;
+        if (!is_own(n, voice, channel)) continue;
+        const float* told = here.told_gates(layer, voice) + 2 * channel;
+        float opened = here.sum(step, 2 * channel, voice) + (ahead[n][0] + told[0]);
+        float value = here.sum(step, 2 * channel + 1, voice) + (ahead[n][1] + told[1]);
+        x[n] += here.sum(step, GATES + channel, voice) + here.own[OWN_RESIDUAL_BIAS + (layer - 1) * CHANNELS + channel];
+        tell(here, layer, voice, channel, x[n], gate(opened, value), t);
+      }
+    else
+#pragma unroll
+      for (int n = 0; n < EACH_SAY; ++n) {
+        int voice, say;
+        if (is_own_say(n, voice, say) && here.first_say + say < SKIP)
+          ::tell(here.call.mail + MAIL_SAID + voice * SKIP + here.first_say + say, fmaxf(said[n], 0.f), turn_of(t));
+      }
+    if (layer + 1 < LAYERS) prepare(here, layer + 1, t);
+  }
+};
+
+// A layer of the output: its inputs come from a box, its block's rows go to another. `finish` adds what is not a product.
 template <int OWNED, int ALL, typename Finish>
-__device__ bool conclude(
-    const Call& call, const Vector* weights, const Mail* from, float* x, Mail* to, int first, unsigned stamp, Finish finish) {
-  Rows<1, SKIP, 4> rows;
+__device__ __forceinline__ void conclude(
+    const float4* weights, const unsigned* from, float* x, unsigned* to, int first, unsigned turn, Patience& patience, Finish finish) {
+  SmallRow<SKIP> rows;
   int row = threadIdx.x / 32;
   if (row < OWNED) rows.fetch(weights, row);
-  if (!collect<VOICES * SKIP>(from, x, stamp, call.lost)) return false;
-  for (; row < OWNED; row += WARPS) {
-    if (row >= WARPS) rows.fetch(weights, row);
-    float sum = product(rows, x);
-    int voice = voice_of_lane<1>(0);
-    if (voice < VOICES && first + row < ALL) post(to + voice * ALL + first + row, finish(sum, voice, row), stamp);
+  hear_box<VOICES * SKIP>(from, x, turn, patience);
+  meet(1, HEARERS);
+  for (int first_row = row; row < OWNED; row += HEARING) {
+    if (row != first_row) rows.fetch(weights, row);
+    for (int voice = 0; voice < VOICES; ++voice) {
+      float sum = rows.times(x + voice * SKIP);
+      if (threadIdx.x % 32 == 0 && first + row < ALL) tell(to + voice * ALL + first + row, finish(sum, voice, row), turn);
+    }
   }
-  return true;
 }
 
-// From what was heard to the logits, which every block gets. False if a block was lost.
-__device__ bool step(const Here& here, const Call& call, long long t) {
-  const unsigned stamp = (unsigned)t + 1;
-  const int warp = threadIdx.x / 32;
-  float* ahead = here.ahead;
-  open_first(here, call, stamp);
-  for (int layer = 0; layer < LAYERS; ++layer) {
-    if (layer && TAPS > 1) {
-      if ((t + 1 & window(layer) - 1) == 0 && !look_back(here, call, layer, ahead, t)) return false;
-      ahead += slots(layer) * VOICES * 2 * CHANNELS;
+// From what was heard to the logits, which every block gets.
+__device__ void step_of_hearers(const Here& here, Weights& weights, Adder& adder, long long t, Patience& patience) {
+  const Call& call = here.call;
+  const bool adds = threadIdx.x < 32;
+  if (adds) adder.begin(here, t);
+  for (int step = 1; step <= LAYERS; ++step) {
+    listen(here, weights, step, t, patience);
+    if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, (int)(t - call.clock) * LAYERS + step);
+    const int barrier = 2 + step % 2, next = step < LAYERS ? step + 1 : 1;  // a hearer may be a step ahead, but not two
+    if (adds) {
+      meet(barrier, HEARERS);
+      adder.add(here, step, t);
+    } else {
+      arrive(barrier, HEARERS);
     }
-    const int next = layer + 1, channel = warp;  // this warp's first; rows go to the warps without a channel first
-    const int row = (warp + WARPS - CHANNELS % WARPS) % WARPS;
-    const float* ahead_now = ahead + (TAPS > 1 && next < LAYERS ? slot(t, next) * VOICES * 2 * CHANNELS : 0);
-    Gates gates;  // weights are on their way while the others are waited for
-    Rows<1, WIDTH, BYTES> rows;
-    if (next < LAYERS && channel < CHANNELS) gates.fetch(here, next, channel, ahead_now);
-    if (row < CHANNELS + SAYS) rows.fetch(here.slab(layer), 2 * CHANNELS + row);
-    const Mail *mails_x = mail_x(call, layer, t), *mails_z = mail_z(call, layer);
-    bool all = is_folded(layer)
-                   ? take<2 * BOX>([=](int n) { return n < BOX ? mails_x + n : mails_z + (n - BOX); },
-                                   [=](int) { return stamp; }, 2 * BOX, here.x(layer), call.lost)
-                   : take_box<BOX>(mails_z, here.z(layer), stamp, call.lost);
-    if (__syncthreads_or(!all)) return false;
-    if (next < LAYERS && is_folded(next)) open_all(here, call, next, gates, ahead_now, stamp);
-    for (int r = row; r < CHANNELS + SAYS; r += WARPS) {
-      if (r != row) rows.fetch(here.slab(layer), 2 * CHANNELS + r);
-      carry_on(here, call, layer, r, rows, t);
-    }
-    if (next < LAYERS && !is_folded(next)) {
-      if (!collect<BOX>(mail_x(call, next, t), here.x(next), stamp, call.lost)) return false;
-      open_all(here, call, next, gates, ahead_now, stamp);
-    }
+    weights.fetch(here, next);  // on their way while the others are waited for
   }
-  return conclude<SAYS, SKIP>(
-             call, here.out, call.mail + MAIL_SAID, here.heard(), call.mail + MAIL_HIDDEN, here.first_say, stamp,
-             [&](float sum, int voice, int row) { return fmaxf(sum + here.told_out(voice)[row], 0.f); }) &&
-         conclude<SCORES, CODES>(
-             call, here.scores, call.mail + MAIL_HIDDEN, here.hidden(), call.mail + MAIL_LOGITS, here.first_score, stamp,
-             [&](float sum, int, int row) { return sum + here.own[OWN_SCORES_BIAS + row]; }) &&
-         collect<VOICES * CODES>(call.mail + MAIL_LOGITS, here.logits(), stamp, call.lost);
+  unsigned turn = turn_of(t);
+  conclude<SAYS, SKIP>(call.out + blockIdx.x * (SAYS * SKIP / 4), call.mail + MAIL_SAID, here.heard, call.mail + MAIL_HIDDEN,
+                       here.first_say, turn, patience, [&](float sum, int voice, int row) {
+                         return fmaxf(sum + here.told_out(voice)[row], 0.f);
+                       });
+  conclude<SCORES, CODES>(call.scores + blockIdx.x * (SCORES * SKIP / 4), call.mail + MAIL_HIDDEN, here.hidden,
+                          call.mail + MAIL_LOGITS, here.first_score, turn, patience,
+                          [&](float sum, int, int row) { return sum + here.own[OWN_SCORES_BIAS + row]; });
+  hear_box<VOICES * CODES>(call.mail + MAIL_LOGITS, here.logits, turn, patience);
 }
 
 // Every block draws every voice's code, by the same die, or takes the one that is forced, and hears it.
-__device__ void hear(const Here& here, const Call& call, long long sample) {
+__device__ void hear_code(const Here& here, long long sample) {
+  const Call& call = here.call;
   if (call.forced && blockIdx.x == 0)
-    for (int n = threadIdx.x; n < VOICES * CODES; n += THREADS)
-      call.logits[sample * (VOICES * CODES) + n] = here.logits()[n];
-  for (int voice = threadIdx.x / 32; voice < VOICES; voice += WARPS) {
+    for (int n = threadIdx.x; n < VOICES * CODES; n += HEARERS) call.logits[sample * (VOICES * CODES) + n] = here.logits[n];
+  for (int voice = threadIdx.x / 32; voice < VOICES; voice += HEARING) {
     const long long at = voice * call.frames * HOP + sample;
     const int code = call.forced ? (int)call.code[at]
-                                 : draw(here.logits() + voice * CODES, call.uniform[at], call.temperature, call.top_p,
-                                        here.odds(voice));
+                                 : draw(here.logits + voice * CODES, call.uniform[at], call.temperature, call.top_p,
+                                        here.odds + voice * CODES);
     if (threadIdx.x % 32 == 0) {
       float* level = here.level + voice * (LAGS + 1);
       for (int lag = LAGS - 1; lag > 0; --lag) level[lag] = level[lag - 1];
@@ -277,21 +355,118 @@ __device__ void hear(const Here& here, const Call& call, long long sample) {
       if (!call.forced && blockIdx.x == 0) call.code[at] = code;
     }
   }
-  __syncthreads();
+}
+
+__device__ void hear_all(const Here& here) {
+  const Call& call = here.call;
+  Patience patience(call.lost);
+  Weights weights;
+  Adder adder;
+  weights.fetch(here, 1);
+  for (long long sample = 0; sample < call.frames * HOP; ++sample) {
+    if (sample % HOP == 0) be_told(here, sample / HOP);
+    step_of_hearers(here, weights, adder, call.clock + sample, patience);
+    if (meet_and_vote(1, HEARERS, !patience.is_left)) break;
+    hear_code(here, sample);
+    meet(1, HEARERS);
+  }
+  if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, 0x7fffffff);
+  if (blockIdx.x == 0)
+    for (int n = threadIdx.x; n < VOICES * (LAGS + 1); n += HEARERS) call.memory[n] = here.level[n];
+}
+
+// What was told, or is about to be.
+__device__ __forceinline__ Quad recall(const Here& here, const unsigned* place, unsigned turn) {
+  Quad told = load_relaxed(place);
+  for (unsigned tries = 0; WAITS && !is_of(told, turn) && (++tries % 64 || !peek(here.call.lost)); told = load_relaxed(place)) {
+    LOOK_FOR(place);
+    pause();
+  }
+  return told;
+}
+
+// What a layer's last inputs will add to the gates of samples to come, by one warp. Weights are read once for the window.
+__device__ void remember(const Here& here, int layer, long long t) {
+  constexpr int PAST_TILES = divide_up(PAST_HALVES, 2), COLUMNS = divide_up(WINDOW * PLACES, 8);
+  const int span = window(layer), gap = dilation(layer), lane = threadIdx.x % 32, column = lane / 4, t_lane = lane % 4;
+  const long long begin = t + 1 - span;
+  const Quad* rows = here.past + (layer - 1) * (long long)PAST_SLAB + lane;
+  Sums sums[PAST_TILES > 0 ? PAST_TILES : 1][COLUMNS][2] = {};
+#pragma unroll 2
+  for (int even = 0; even < GROUPS; even += 2)
+#pragma unroll
+  for (int odd = 0; odd < 2; ++odd) {
+    const int group = even + odd;
+    if (group >= GROUPS) break;
+    Row x[COLUMNS], none;
+#pragma unroll
+    for (int n = 0; n < COLUMNS; ++n) {
+      int item = n * 8 + column, s = item / PLACES, voice = item % PLACES;
+      Quad told[PLANES] = {};
+      if (s < span && voice < VOICES && begin + s >= 0)
+        told[0] = recall(here, here.box(layer, begin + s) + (group * PLACES + voice) * GROUP + 4 * t_lane, turn_in_ring(begin + s));
+      Row z;
+      part(told, x[n], z);
+    }
+#pragma unroll
+    for (int tile = 0; tile < PAST_TILES; ++tile) {
+      const int quad = group / A_QUAD;
+      Row upper(rows[(2 * tile * PAST_QUADS + quad) * 32], group);
+      Row lower = 2 * tile + 1 < PAST_HALVES ? Row(rows[((2 * tile + 1) * PAST_QUADS + quad) * 32], group) : none;
+#pragma unroll
+      for (int n = 0; n < COLUMNS; ++n) add_product(sums[tile][n][odd], upper, lower, x[n]);
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < PAST_TILES; ++tile)
+#pragma unroll
+    for (int n = 0; n < COLUMNS; ++n)
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        int item = n * 8 + 2 * t_lane + k % 2, s = item / PLACES, voice = item % PLACES;
+        int half = 2 * tile + k / 2, tap = half / GATE_HALVES, row = half % GATE_HALVES * 8 + column;
+        if (s >= span || voice >= VOICES || tap >= TAPS - 1 || row >= GATES) continue;
+        float sum = sums[tile][n][0].at[k] + sums[tile][n][1].at[k];
+        if (BYTES == 1) sum *= here.own[OWN_PAST_SCALE + ((layer - 1) * (TAPS - 1) + tap) * GATES + row];
+        float* to = here.ahead + ((ahead_of(layer) + slot(begin + s + (tap + 1) * gap, layer)) * VOICES + voice) * GATES + row;
+        *to = tap == TAPS - 2 ? sum : *to + sum;  // the oldest tap comes first: its slot is free
+      }
+}
+
+// The windows that are full, in turn, each by one of the rememberers.
+__device__ void remember_all(const Here& here) {
+  const Call& call = here.call;
+  int turn = threadIdx.x / 32 - HEARING;
+  for (long long sample = 0; sample < call.frames * HOP; ++sample)
+    for (int layer = 1; layer < LAYERS; ++layer) {
+      const long long t = call.clock + sample;
+      if (until_due(t, layer)) continue;
+      bool is_mine = turn == 0;
+      turn = turn ? turn - 1 : REMEMBERING - 1;
+      if (!is_mine) continue;
+      if (threadIdx.x % 32 == 0) await_hint(here.heard_of, (int)sample * LAYERS + layer + 1);  // lest it crowd the mail
+      __syncwarp();
+      remember(here, layer, t);
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) announce(here.done + layer, (int)sample + 1);
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) speak(const Call call) {
   SHARED_MEMORY(shared);
   const Here here(call, shared);
-  for (int n = threadIdx.x; n < RESIDENT * SLAB; n += THREADS) ((Vector*)here.resident)[n] = here.now[n];
+  for (int step = 0; step < LAYERS; ++step)
+    if (is_resident(step))
+      for (int n = threadIdx.x; n < SLAB; n += THREADS)
+        ((Quad*)here.resident)[step * RESIDENT / LAYERS * SLAB + n] = here.now[step * SLAB + n];
   for (int n = threadIdx.x; n < OWN; n += THREADS) here.own[n] = call.own[blockIdx.x * OWN + n];
   for (int n = threadIdx.x; n < VOICES * (LAGS + 1); n += THREADS) here.level[n] = call.memory[n];
+  for (int n = threadIdx.x; n < 2 * TILES * 16 * PLACES * HEARING; n += THREADS) here.parts[n] = 0;
+  for (int n = threadIdx.x; n < LAYERS; n += THREADS) here.done[n] = 0;
+  if (threadIdx.x == 0) *here.heard_of = 0;
   __syncthreads();
-  for (long long sample = 0; sample < call.frames * HOP; ++sample) {
-    if (sample % HOP == 0) be_told(here, call, sample / HOP);
-    if (!step(here, call, call.clock + sample)) return;
-    hear(here, call, sample);
-  }
-  if (blockIdx.x == 0)
-    for (int n = threadIdx.x; n < VOICES * (LAGS + 1); n += THREADS) call.memory[n] = here.level[n];
+  if (threadIdx.x < HEARERS)
+    hear_all(here);
+  else if (TAPS > 1)
+    remember_all(here);
 }

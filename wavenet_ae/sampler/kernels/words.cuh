@@ -1,0 +1,90 @@
+// How blocks tell each other numbers: a word is a number whose last bit says whose turn it is. Whoever sees the bit of this
+// turn has the number; there is no other flag, no barrier between blocks and no atomic. A place is told something else
+// only after everybody has heard what was there, so one bit is enough.
+#pragma once
+#include "machine.cuh"
+
+constexpr bool PAIRED = BYTES < 4;        // input and output of a channel in one word, 16 bits each
+constexpr int PLANES = PAIRED ? 1 : 2;    // words of a channel
+constexpr float MOST_HALF = HALF ? 65504.f : 3.3e38f;
+
+__device__ __forceinline__ void tell(unsigned* to, float value, unsigned turn) {
+  store_relaxed(to, bits(value) & ~1u | turn);
+}
+// Both numbers of a channel. The lower half gives its last bit away, rounded to an even one.
+__device__ __forceinline__ void tell_channel(unsigned* to, int plane, float x, float z, unsigned turn) {
+  if (PAIRED) {
+    unsigned both = pair(z, fminf(fmaxf(x, -MOST_HALF), MOST_HALF));
+    both += both & both >> 1 & 1;
+    store_relaxed(to, both & ~1u | turn);
+  } else {
+    tell(to, x, turn);
+    tell(to + plane, z, turn);
+  }
+}
+
+// How long a warp has waited. One that has waited too long, or sees that another has, says so and waits no more: its
+// block leaves at the end of the sample.
+struct Patience {
+  unsigned* lost;
+  unsigned tries = 0;
+  bool is_left = true;
+
+  __device__ __forceinline__ explicit Patience(unsigned* lost) : lost(lost) {}
+  __device__ __forceinline__ bool goes_on() {
+    if (++tries % 1024 == 0 && __any_sync(~0u, tries >= MOST_TRIES || peek(lost))) {
+      *lost = 1;
+      is_left = false;
+    }
+    return is_left;
+  }
+};
+
+__device__ __forceinline__ bool is_of(const Quad& q, unsigned turn) {
+  return !(((q.at[0] ^ turn) | (q.at[1] ^ turn) | (q.at[2] ^ turn) | (q.at[3] ^ turn)) & 1);
+}
+
+// COUNT quads for each lane of a warp, the n-th from where(n), or zeros if that is null, as soon as all are of this turn.
+// Where they are many, a lane looks first at `probe`: all that a block tells in a turn it tells at once.
+template <int COUNT, typename Where>
+__device__ __forceinline__ void hear(Quad (&heard)[COUNT], Where where, const unsigned* probe, unsigned turn, Patience& patience) {
+  patience.tries = 0;
+  bool is_near = COUNT == 1;
+  while (true) {
+    const unsigned* missing = nullptr;
+    if (is_near) {
+#pragma unroll
+      for (int n = 0; n < COUNT; ++n) heard[n] = where(n) ? load_relaxed(where(n)) : Quad{};
+#pragma unroll
+      for (int n = 0; n < COUNT; ++n)
+        if (where(n) && !missing && !is_of(heard[n], turn)) missing = where(n);
+    } else if (!is_of(load_relaxed(probe), turn)) {
+      missing = probe;
+    }
+    if (WAITS && patience.is_left) {
+      if (missing) LOOK_FOR(missing);
+      bool all = __all_sync(~0u, !missing);
+      if (!all && patience.goes_on()) continue;
+    }
+    if (is_near) return;
+    is_near = true;
+  }
+}
+
+// A box of COUNT numbers, for all who hear to read.
+template <int COUNT>
+__device__ __forceinline__ void hear_box(const unsigned* box, float* to, unsigned turn, Patience& patience) {
+  constexpr int EACH = (COUNT / 4 + HEARERS - 1) / HEARERS;
+  static_assert(COUNT % 4 == 0, "whole quads");
+  Quad heard[EACH];
+  hear(heard, [=](int n) {
+    int quad = n * HEARERS + (int)threadIdx.x;
+    return quad < COUNT / 4 ? box + 4 * quad : nullptr;
+  }, box + 4 * (threadIdx.x % (COUNT / 4)), turn, patience);
+#pragma unroll
+  for (int n = 0; n < EACH; ++n) {
+    int quad = n * HEARERS + (int)threadIdx.x;
+    if (quad >= COUNT / 4) continue;
+    for (int i = 0; i < 4; ++i) to[4 * quad + i] = number(heard[n].at[i] & ~1u);
+  }
+}
