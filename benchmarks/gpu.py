@@ -13,7 +13,7 @@ import argparse
 import itertools
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ NARROW = NSYNTH | {"layers": 12, "stages": 6, "width": 64, "skip_width": 128, "h
 TINY = NSYNTH | {"layers": 5, "stages": 5, "width": 16, "skip_width": 16, "hop": 8}
 MODELS = (("tiny", TINY), ("narrow", NARROW), ("nsynth", NSYNTH))
 ENCODER = {"layers": 30, "stages": 10, "width": 128, "kernel_size": 3, "embedding_dims": 16, "hop": 512}
+ENGINES, PRECISIONS = ("batched", "cuda"), ("fp16", "bf16", "fp32", "int8")  # what matters most first
 FEW, MANY = (1, 2, 4, 8), (1, 8, 64, 128, 256, 512, 1024)
 TRAINING = (32, 6144)
 SHORT = 32  # samples in a run of an engine that takes milliseconds for each
@@ -51,9 +52,10 @@ COLUMNS = {
 class Bench:
     """What is measured on, with which sizes, and what has been found so far."""
 
-    def __init__(self, device: str, tiny: bool, minutes: float):
+    def __init__(self, device: str, tiny: bool, minutes: float, engines: Sequence[str], precisions: Sequence[str]):
         self.device, self.tiny = torch.device(device), tiny
         self.end = time.perf_counter() + 60 * minutes
+        self.asked = engines, precisions
         self.rows: list[record.Row] = []
         self.rates: dict[str, float] = {}  # bytes and operations per second
         self.eager: dict[int, float] = {}  # samples per second of the readable engine, by voices
@@ -96,7 +98,8 @@ class Bench:
     def engines(self) -> list[tuple[str, str]]:
         """Those made for this device, with each of their precisions, what matters most first."""
         found = []
-        for precision, engine in itertools.product(("bf16", "fp16", "fp32", "int8"), ("batched", "cuda")):
+        engines, precisions = self.asked
+        for precision, engine in itertools.product(precisions, engines):
             try:
                 sampler.open_voices(self.decoder(sizes=TINY), 1, engine=engine, precision=precision)
                 found.append((engine, precision))
@@ -254,11 +257,13 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for which the figures mean nothing")
     parser.add_argument("--minutes", type=float, default=7.0, help="after which no further section begins")
+    parser.add_argument("--engine", nargs="+", choices=ENGINES, default=ENGINES, help="left out otherwise")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--only", nargs="+", choices=[section.__name__ for section in SECTIONS])
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the record")
     parser.add_argument("--no-record", action="store_true", help="print only")
     asked = parser.parse_args()
-    bench = Bench(asked.device, asked.tiny, asked.minutes)
+    bench = Bench(asked.device, asked.tiny, asked.minutes, asked.engine, asked.precision)
     is_gpu = bench.device.type == "cuda"
     name = torch.cuda.get_device_name(bench.device) if is_gpu else record.cpu_model()
     torch.backends.cudnn.allow_tf32 = False  # plain torch, to be compared with, is to compute in the format it says
