@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wavenet_ae import checkpoint, files, provenance
 from wavenet_ae.models.autoencoder import Autoencoder
+from wavenet_ae.workers import RAY, check
 
 _INSIDE = Path(__file__).parent / "conf"  # in an installed wheel
 CONF = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[1] / "conf"  # in a checkout
@@ -109,6 +111,21 @@ def audio_model(path: str) -> Autoencoder:
     return model
 
 
+def same_model(path: str, fingerprint: str, device: str) -> Autoencoder:
+    """The same model again, in a process or on a machine that shares the work.
+
+    Raises:
+        ValueError: there is another one at `path`, or as `audio_model` and `device_named`.
+    """
+    model = audio_model(path).to(device_named(device))
+    if (found := checkpoint.fingerprint(model)) != fingerprint:
+        raise ValueError(
+            f"{path} on {platform.node()} is model {found}, the work is for {fingerprint}: expected the same file on "
+            "every machine"
+        )
+    return model
+
+
 def sift(paths: Iterable[Path], check: Callable[[Path], object]) -> tuple[list[Path], dict[Path, str]]:
     """Those that pass `check`, and the reasons of those that do not, before any long work starts."""
     good, faults = [], {}
@@ -148,6 +165,18 @@ def device_named(name: str) -> torch.device:
     if not there.get(kind):
         raise ValueError(f"device {name!r} is not here: expected auto, {', '.join(k for k in there if there[k])}")
     return torch.device(name)
+
+
+def device_of_workers(name: str, workers: int | str) -> str:
+    """The device that each process of the work will use: on a cluster they see for themselves, `auto` is the CPU.
+
+    Raises:
+        ValueError: as `workers.check` and, where the processes are here, `device_named`.
+    """
+    check(workers)
+    if workers == RAY:
+        return "cpu" if name == "auto" else name
+    return str(device_named(name))
 
 
 def devices_named(names: object) -> tuple[str, ...]:

@@ -6,32 +6,64 @@ Examples:
     python -m wavenet_ae.encode checkpoint=nsynth.safetensors input=[viola.wav,flute.flac] out=mine
     python -m wavenet_ae.encode checkpoint=nsynth.safetensors input=recordings/ out=mine device=cuda
         a folder and all below it; files that are done are skipped, so the same command goes on after a stop
+    python -m wavenet_ae.encode checkpoint=nsynth.safetensors input=recordings/ workers=8
+        eight processes share the files; workers=ray: a Ray cluster, all of whose machines see the same folders
 """
+
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from wavenet_ae import audio, checkpoint, embeddings
-from wavenet_ae.command import audio_model, command, device_named, finish, pending, required, sift
+from wavenet_ae import audio, checkpoint, embeddings, workers
+from wavenet_ae.command import (
+    audio_model,
+    command,
+    device_of_workers,
+    finish,
+    pending,
+    required,
+    same_model,
+    sift,
+)
 
 
 @command
 def main(cfg: DictConfig) -> None:
-    """Check all inputs, then encode one after the other."""
+    """Check all inputs, then encode one after the other, or side by side."""
     required(cfg, "checkpoint", "input", "out")
-    model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
-    fingerprint = checkpoint.fingerprint(model)
+    device = device_of_workers(cfg.device, cfg.workers)
+    fingerprint = checkpoint.fingerprint(audio_model(cfg.checkpoint))
     made = f"model {fingerprint}"
     places = pending(cfg.input, audio.SUFFIXES, cfg.out, ".npz", made=made, overwrite=cfg.overwrite)
     paths, faults = sift(places, audio.inspect)
+    start, jobs = partial(_encoder, cfg.checkpoint, fingerprint, device), [(path, places[path]) for path in paths]
     done = 0
-    for path in tqdm(paths, desc="encode", unit="file"):
-        try:
-            embeddings.write(places[path], embeddings.of_file(model, fingerprint, path))
-            done += 1
-        except ValueError as error:
-            faults[path] = str(error)
+    with tqdm(total=len(jobs), desc="encode", unit="file") as bar:
+        each = workers.shared(start, jobs, cfg.workers, done=lambda _: bar.update(), gpu=device.startswith("cuda"))
+        with closing(each) as results:
+            for path, result in zip(paths, results, strict=True):
+                if isinstance(result, workers.FAULTS):
+                    faults[path] = str(result)
+                elif isinstance(result, Exception):
+                    raise result
+                else:
+                    done += 1
     finish(done, f"embeddings in {cfg.out}", faults)
+
+
+def _encoder(path: str, fingerprint: str, device: str) -> Callable[[tuple[Path, Path]], None]:
+    """A job is a sound and the place of its embedding."""
+    model = same_model(path, fingerprint, device)
+
+    def encode(job: tuple[Path, Path]) -> None:
+        sound, place = job
+        embeddings.write(place, embeddings.of_file(model, fingerprint, sound))
+
+    return encode
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from wavenet_ae.workers import cluster
 from wavenet_ae.workers.local import Processes
 from wavenet_ae.workers.servant import Crew, Hand, Outcome
 
-__all__ = ["RAY", "TRIES", "Lost", "check", "shared"]
+__all__ = ["FAULTS", "RAY", "TRIES", "Lost", "check", "shared"]
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -27,6 +27,9 @@ log = logging.getLogger("wavenet_ae")
 
 class Lost(RuntimeError):
     """A job without a result: every process that tried it came to its end."""
+
+
+FAULTS = (ValueError, FileNotFoundError, Lost)  # of one input among many; another error concerns them all
 
 
 def check(workers: object) -> None:

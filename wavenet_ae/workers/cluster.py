@@ -3,6 +3,8 @@
 import importlib
 import logging
 import os
+import re
+import socket
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -10,7 +12,18 @@ from typing import Any
 from wavenet_ae.workers.servant import Outcome, Servant, Start
 
 _MEMORY = 200_000_000  # bytes for Ray's own store on a cluster of ours: what travels is small
+_PATIENCE = 10  # seconds a cluster may take to answer
 _WORDS = 200  # letters of Ray's reasons, which end in advice
+
+
+def _knock(address: str) -> None:
+    """Ray would wait for minutes for a machine that does not answer.
+
+    Raises:
+        OSError: nobody does.
+    """
+    if found := re.fullmatch(r"(?:ray://)?\[?(.+?)\]?:(\d+)", address):
+        socket.create_connection((found[1], int(found[2])), timeout=_PATIENCE).close()
 
 
 def installed() -> ModuleType:
@@ -51,10 +64,12 @@ class Cluster:
             self.ray.init("local", include_dashboard=False, object_store_memory=_MEMORY, **quiet)
             return
         try:
+            _knock(address)
             self.ray.init(address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             raise RuntimeError(
-                f"no Ray cluster at RAY_ADDRESS={address} ({error}): start one, or unset it and one is started here"
+                f"no Ray cluster at RAY_ADDRESS={address} ({error}): start one, or unset it and one is started here; "
+                "a cluster that asks for a token wants RAY_AUTH_MODE=token here too"
             ) from None
 
     def hire(self) -> "Actor":
