@@ -9,13 +9,13 @@ reaches the disk, or decoding from memory. Starting processes is part of the tim
 """
 
 import argparse
-import dataclasses
 import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import torch
@@ -26,6 +26,7 @@ from wavenet_ae import audio, files, notes
 from wavenet_ae.prepare.build import build
 from wavenet_ae.prepare.folder import Recordings
 from wavenet_ae.prepare.soundfont import SoundFonts
+from wavenet_ae.prepare.sources import Source
 
 PIECES, SECONDS = 5, 4.0  # notes in a recording, and of each
 BATCH, CROP, STEPS = 32, 6144, 300  # crops as the published recipe reads them
@@ -33,7 +34,7 @@ SAMPLED = 300  # notes that bounds are measured on
 FONT = Path("/usr/share/sounds/sf2/FluidR3_GM.sf2")  # Debian: apt install fluid-soundfont-gm
 COLUMNS = {
     "what": "", "format": "", "workers": "", "notes": ",d", "seconds": ".1f", "notes_per_s": ",.0f",
-    "real_time": ",.0f", "bound": ",.0f", "fraction": ".0%", "MB": ",.0f",
+    "bound": ",.0f", "fraction": ".0%", "MB": ",.0f",
 }  # fmt: skip
 
 
@@ -50,35 +51,37 @@ def main() -> None:
     crews = [int(each) if each.isdigit() else each for each in asked.workers]
     load = record.load()
     rows: list[record.Row] = []
-
-    def add(row: record.Row, bound: float | None = None) -> None:
-        row |= {"real_time": float(row["notes_per_s"]) * SECONDS}  # type: ignore[arg-type]
-        if bound is not None:
-            row |= {"bound": bound, "fraction": float(row["notes_per_s"]) / bound}  # type: ignore[arg-type]
-        rows.append(row)
-        record.show([row], COLUMNS)
-
     with tempfile.TemporaryDirectory(dir=asked.folder) as scratch:
-        root = Path(scratch)
-        recordings = root / "recordings"
-        for number in range(-(-asked.notes // PIECES)):
-            audio.write(recordings / f"tone{number}-{36 + number % 49}.wav", recording(number))
-        for kind in asked.format:
-            coding = coding_rate(root / "bound", kind)
-            for crew in crews:
-                out = root / f"{kind}-{crew}"
-                add(prepared("recordings", Recordings(**of(recordings)), out, kind, crew), coding * processes(crew))
-            for crew in crews if asked.soundfont.is_file() else []:
-                font = SoundFonts(**of_font(asked.soundfont))
-                add(prepared("soundfont", font, root / f"font-{kind}-{crew}", kind, crew))
-            for row, bound in reading(root / f"{kind}-{crews[0]}", kind, [c for c in crews if isinstance(c, int)]):
-                add(row, bound)
+        for row in measured(Path(scratch), asked, crews):
+            rows.append(row)
+            record.show([row], COLUMNS)
     print()
     record.show(rows, COLUMNS)
     record.load(ours=max(map(processes, crews)))
     if not asked.no_record:
-        settings = vars(asked) | {"soundfont": str(asked.soundfont), "folder": str(asked.folder or "")}
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(asked).items()}
         print(record.write("corpus", rows, {"load_average_at_the_start": load}, settings))
+
+
+def measured(root: Path, asked: argparse.Namespace, crews: Sequence[int | str]) -> Iterator[record.Row]:
+    """Every row."""
+    recordings = root / "recordings"
+    for number in range(-(-asked.notes // PIECES)):
+        audio.write(recordings / f"tone{number}-{36 + number % 49}.wav", recording(number))
+    for kind in asked.format:
+        coding = coding_rate(root / "bound", kind)
+        for crew in crews:
+            made = prepared("recordings", of(recordings), root / f"{kind}-{crew}", kind, crew)
+            yield bounded(made, coding * processes(crew))
+        for crew in crews if asked.soundfont.is_file() else []:
+            yield bounded(prepared("soundfont", of_font(asked.soundfont), root / f"font-{kind}-{crew}", kind, crew))
+        yield from reading(root / f"{kind}-{crews[0]}", kind, [crew for crew in crews if isinstance(crew, int)])
+
+
+def bounded(row: dict[str, Any], bound: float | None = None) -> record.Row:
+    """The row with what follows from its rate."""
+    rate = row["notes_per_s"]
+    return row | ({} if bound is None else {"bound": bound, "fraction": rate / bound})
 
 
 def recording(number: int) -> Tensor:
@@ -91,70 +94,66 @@ def recording(number: int) -> Tensor:
     return (0.2 * tone + 0.005 * noise).flatten()
 
 
-def of(recordings: Path) -> dict[str, object]:
-    """The settings of recordings that are cut in fixed lengths and named after their pitch."""
-    return {
-        "input": str(recordings), "out": None, "pattern": "INSTRUMENT-PITCH", "csv": None, "family": "other",
-        "source": "synthetic", "pitch": "measured", "velocity": 100, "cut": "fixed", "length_s": SECONDS,
-        "silence_db": -60.0, "pitch_tolerance": None,
-    }  # fmt: skip
+def of(recordings: Path) -> Recordings:
+    """Recordings that are cut in fixed lengths and named after their pitch."""
+    return Recordings(
+        input=str(recordings), out=None, pattern="INSTRUMENT-PITCH", csv=None, family="other", source="synthetic",
+        pitch="measured", velocity=100, cut="fixed", length_s=SECONDS, silence_db=-60.0, pitch_tolerance=None,
+    )  # fmt: skip
 
 
-def of_font(path: Path) -> dict[str, object]:
-    """The settings of forty programs, as conf/source/soundfont.yaml has them."""
-    return {
-        "input": str(path), "programs": "0-39", "pitches": "36-84/4", "velocities": [60, 110], "keys": "natural",
-        "hold_s": 3.0, "release_s": 1.0, "peak_db": -3.0, "pitch_tolerance": 50.0, "silence_db": -60.0,
-    }  # fmt: skip
+def of_font(path: Path) -> SoundFonts:
+    """Forty programs, as conf/source/soundfont.yaml has them, with two velocities."""
+    return SoundFonts(
+        input=str(path), programs="0-39", pitches="36-84/4", velocities=[60, 110], keys="natural", hold_s=3.0,
+        release_s=1.0, peak_db=-3.0, pitch_tolerance=50.0, silence_db=-60.0,
+    )  # fmt: skip
 
 
-def prepared(what: str, source: Recordings | SoundFonts, out: Path, kind: str, crew: int | str) -> record.Row:
+def prepared(what: str, source: Source, out: Path, kind: str, crew: int | str) -> dict[str, Any]:
     """The row of one corpus made."""
     splits = {"train": 0.8, "valid": 0.1, "test": 0.1}
-    settings = {"source": dataclasses.asdict(source), "splits": splits, "seed": 0, "format": kind, "licence": None}
+    given = {key: value for key, value in vars(source).items() if not key.startswith("_")}
+    settings = {"source": given, "splits": splits, "seed": 0, "format": kind, "licence": None}
     start = time.perf_counter()
     failed = build(source, out, settings=settings, overwrite=False, workers=crew)
     took = time.perf_counter() - start
     assert not failed, failed
     count = sum(len(notes.read_examples(out / split)) for split in notes.splits(out))
     size = sum(path.stat().st_size for path in out.rglob(f"*.{kind}")) / 1e6
-    row: record.Row = {"what": f"prepare, {what}", "format": kind, "workers": str(crew), "notes": count}
-    return row | {"seconds": took, "notes_per_s": count / took, "MB": size}
+    return row(f"prepare, {what}", kind, crew, count, took) | {"MB": size}
 
 
-def reading(out: Path, kind: str, crews: Sequence[int]) -> list[tuple[record.Row, float | None]]:
+def reading(out: Path, kind: str, crews: Sequence[int]) -> Iterator[record.Row]:
     """The rows of finding, reading whole and reading in crops."""
-    found: list[notes.Note] = []
-    took = timed(lambda: found.extend(notes.load(out, "train")))
-    rows: list[tuple[record.Row, float | None]] = [(row("find", kind, 0, len(found), took), None)]
+    start = time.perf_counter()
+    found = notes.load(out, "train")
+    yield bounded(row("find", kind, 0, len(found), time.perf_counter() - start))
     decoding = decoding_rate([note.path for note in found[:SAMPLED]])
     for note in found:
         forget(note.path)
     for what in ("read whole, not in memory", "read whole, again"):
-        took = timed(lambda: [audio.read(note.path) for note in found])
-        rows.append((row(what, kind, 0, len(found), took), decoding))
+        start = time.perf_counter()
+        for note in found:
+            audio.read(note.path)
+        yield bounded(row(what, kind, 0, len(found), time.perf_counter() - start), decoding)
     for crew in crews:
         crops = notes.batches(found, batch=BATCH, crop=CROP, seed=0, workers=crew, steps=STEPS + 1)
         next(crops)  # processes are started
-        took = timed(lambda crops=crops: [None for _ in crops])
-        rows.append((row(f"read {CROP} samples each", kind, crew, STEPS * BATCH, took), None))
-        rows[-1][0]["crop_samples_per_s"] = STEPS * BATCH * CROP / took
-    return rows
+        start = time.perf_counter()
+        for _ in crops:
+            pass
+        took = time.perf_counter() - start
+        made = row(f"read {CROP:,} samples each", kind, crew, STEPS * BATCH, took)
+        yield bounded(made | {"crop_samples_per_s": STEPS * BATCH * CROP / took})
 
 
-def row(what: str, kind: str, crew: int, count: int, took: float) -> record.Row:
-    """A row about notes that are there."""
+def row(what: str, kind: str, crew: int | str, count: int, took: float) -> dict[str, Any]:
+    """So many notes in so many seconds."""
     return {
         "what": what, "format": kind, "workers": str(crew), "notes": count, "seconds": took,
         "notes_per_s": count / took,
     }  # fmt: skip
-
-
-def timed(doing: Callable[[], object]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
-    doing()
-    return time.perf_counter() - start
 
 
 def forget(path: Path) -> None:

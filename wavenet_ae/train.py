@@ -41,6 +41,7 @@ from wavenet_ae.training.loop import Hooks, Loop
 from wavenet_ae.training.objectives import Likelihood, Reconstruction
 from wavenet_ae.training.processes import Group
 from wavenet_ae.training.recognition import Recognition
+from wavenet_ae.training.recording import CudaRecorder
 from wavenet_ae.training.run import Run
 
 PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
@@ -132,6 +133,8 @@ def _settled(cfg: DictConfig) -> DictConfig:
     cfg.device = str(device_named(cfg.device))
     if cfg.precision == "auto":
         cfg.precision = "bf16" if cfg.device.startswith("cuda") else "fp32"
+    if cfg.optimizer.get("fused", False) is None:
+        cfg.optimizer.fused = cfg.device.startswith("cuda")
     cfg.threads = cfg.threads or torch.get_num_threads()  # sums depend on it in the last bit
     cfg.notes.root = str(Path(str(cfg.notes.root)).absolute())
     return cfg
@@ -149,7 +152,9 @@ def _resumed(asked: DictConfig) -> DictConfig:
             f"a resumed run goes on with its own settings; {', '.join(refused)} cannot change: "
             f"only {', '.join(CHANGEABLE)} can (for other settings start a new run)"
         )
-    cfg = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
+    begun = OmegaConf.load(path)
+    newer = {key: asked[key] for key in asked if key not in begun}  # settings that the run was begun without
+    cfg = OmegaConf.merge(newer, begun, OmegaConf.from_dotlist(overrides))
     assert isinstance(cfg, DictConfig)
     with open_dict(cfg):
         cfg.run = cfg.resume = str(asked.resume)
@@ -209,8 +214,20 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
             f"batch is {cfg.batch}, in {cfg.accumulate} parts in each of {group.count} processes: expected a multiple "
             f"of {parts}, and one part for a model that compares the crops of a step (batch normalisation)"
         )
-    objective.arrange(group, accumulate=cfg.accumulate, compiled=cfg.compile, recompute=cfg.recompute)
+    ways = {"accumulate": cfg.accumulate, "compiled": cfg.compile, "recompute": cfg.recompute}
+    objective.arrange(group, recorder=_recorder(cfg, objective, group), **ways)
     return objective
+
+
+def _recorder(cfg: DictConfig, objective: Descent, group: Group) -> CudaRecorder | None:
+    """What records the gradient of a step, if it is to be recorded."""
+    if cfg.graph not in ("auto", True, False):
+        raise ValueError(f"graph is {cfg.graph!r}: expected auto, true or false")
+    on_gpu = group.device.type == "cuda"
+    if cfg.graph is True and not on_gpu:
+        raise ValueError(f"graph=true: the device is {group.device}, and graphs are CUDA's; leave it out")
+    could = objective.is_recordable and group.count == 1 and not cfg.compile and not cfg.recompute
+    return CudaRecorder(group.device) if cfg.graph is True or (cfg.graph == "auto" and on_gpu and could) else None
 
 
 def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[str, Any]]:

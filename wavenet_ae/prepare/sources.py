@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -70,7 +70,7 @@ class Fault(NamedTuple):
 class Source(Protocol):
     """Where sounds come from; `unit` is what its items are counted in."""
 
-    unit: str
+    unit: ClassVar[str]
 
     def plan(self) -> Plan:
         """Look at all inputs and say what will be done. Nothing long."""

@@ -3,7 +3,7 @@
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, Generic
 
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from wavenet_ae.notes import Batch
 from wavenet_ae.training.processes import ALONE, Group
+from wavenet_ae.training.recording import Recorder, Recording
 from wavenet_ae.training.schedule import MovingAverage, Network
 
 _COST = "minimised"
@@ -27,6 +28,7 @@ class Descent(ABC, Generic[Network]):
 
     `unit` names the measurement to show, the cost itself or a part of it; `per` says it in words and `digits` how it
     is printed. `knowing_nothing` is what it is without learning, and `exploded` what no healthy training reaches.
+    `is_recordable` says whether a step does the same to any crops, never asking for a number on the way.
     """
 
     unit: str
@@ -34,6 +36,7 @@ class Descent(ABC, Generic[Network]):
     digits: str
     knowing_nothing: float
     exploded: float
+    is_recordable = False
 
     def __init__(
         self,
@@ -53,17 +56,27 @@ class Descent(ABC, Generic[Network]):
         self.device = next(model.parameters()).device
         self.group, self.accumulate = ALONE, 1
         self.network: Any = model  # what computes gradients: the model, perhaps compiled, perhaps one of many
+        self.weights = list(model.parameters())
+        self.recording: Recording | None = None
 
-    def arrange(self, group: Group, *, accumulate: int, compiled: bool, recompute: bool) -> None:
+    def arrange(
+        self, group: Group, *, accumulate: int, compiled: bool, recompute: bool, recorder: Recorder | None = None
+    ) -> None:
         """Say how gradients are computed; all ways of it give the same losses, up to rounding.
 
         `accumulate` is the number of parts that a batch passes in, one after another; `compiled` fuses by
         torch.compile, which takes a minute and a C++ compiler; `recompute` forgets what is inside a block until
-        its gradient needs it (Chen et al. 2016, arXiv:1604.06174).
+        its gradient needs it (Chen et al. 2016, arXiv:1604.06174); a `recorder` takes the gradient of one step down
+        and does the same to those that follow.
 
         Raises:
-            ValueError: nothing in the model can be recomputed.
+            ValueError: nothing in the model can be recomputed, or its step cannot be recorded.
         """
+        if recorder and not (self.is_recordable and group.count == 1 and not compiled and not recompute):
+            raise ValueError(
+                "graph=true: expected one process without compile or recompute, and a WaveNet that is not told the "
+                "pitch; leave it out"
+            )
         self.group, self.accumulate = group, accumulate
         blocks = [block for name, block in self.model.named_modules() if name.rpartition(".")[0].endswith("blocks")]
         if recompute and not blocks:
@@ -71,6 +84,8 @@ class Descent(ABC, Generic[Network]):
         for block in blocks if recompute else []:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self.network = group.spread(torch.compile(self.model) if compiled else self.model)  # type: ignore[arg-type]
+        if recorder:
+            self.recording = Recording(functools.partial(self._gradient, step=0), self.weights, recorder)
 
     @abstractmethod
     def _cost(self, model: Network, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -83,18 +98,23 @@ class Descent(ABC, Generic[Network]):
             Diverged: the update was not made, so the weights are still those of the step before.
         """
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        measured = self._gradient(batch, step)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
-        self._stop_if_diverged(batch, step, measured.pop(_COST), norm)
+        if self.recording:
+            found = self.recording(batch)
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+            found = self._gradient(batch, step)
+        norm = nn.utils.clip_grad_norm_(self.weights, self.max_grad_norm)
+        *values, grad_norm = _floats([*found.values(), norm])
+        measured = self.group.mean(dict(zip(found, values, strict=True)))
+        self._stop_if_diverged(batch, step, measured.pop(_COST), grad_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
         self.optimizer.step()
         self.average.update(self.model, step)
-        return {**measured, "grad_norm": norm, "rate": self.rate(step)}
+        return {**measured, "grad_norm": grad_norm, "rate": self.rate(step)}
 
-    def _gradient(self, batch: Batch, step: int) -> dict[str, float]:
-        """Leave the gradient of the whole step's mean cost with the weights; return means of what was measured."""
+    def _gradient(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Leave the gradient of the whole step's mean cost with the weights; return this process's measurements."""
         total: dict[str, Tensor] = {}
         for number, part in enumerate(batch.parts(self.accumulate), 1):
             is_last = number == self.accumulate
@@ -103,12 +123,13 @@ class Descent(ABC, Generic[Network]):
                 (cost / self.accumulate).backward()
             for name, value in {**measured, _COST: cost}.items():
                 total[name] = total.get(name, 0.0) + value.detach() / self.accumulate
-        return self.group.mean(_floats(total))
+        return total
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> dict[str, float]:
         """What a batch costs the averaged weights, without learning from it."""
-        return _floats(self._cost(self.average.model, batch, None)[1])
+        measured = self._cost(self.average.model, batch, None)[1]
+        return dict(zip(measured, _floats(measured.values()), strict=True))
 
     @torch.no_grad()
     def check(self, batch: Batch, step: int) -> None:
@@ -157,8 +178,9 @@ class Descent(ABC, Generic[Network]):
         )
 
 
-def _floats(measured: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: float(value.detach()) for name, value in measured.items()}
+def _floats(values: Iterable[Tensor]) -> list[float]:
+    """The numbers that tensors hold. Speed: a GPU is waited for once, not once for each."""
+    return torch.stack([value.detach().float() for value in values]).tolist()
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

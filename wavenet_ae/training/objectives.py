@@ -35,10 +35,12 @@ class Likelihood(Descent[WaveNetAutoencoder]):
     def __init__(self, *args: Any, skip: int, **options: Any):
         super().__init__(*args, **options)
         self.skip = skip
+        self.is_recordable = self.model.pitch is None  # pitches are looked at before they are looked up
 
     def _cost(self, model: WaveNetAutoencoder, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         code = mulaw.encode(batch.wave.to(self.device, non_blocking=True))
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        narrow = self.autocast is not None  # without a cache: no weight is read twice, and a graph could not have one
+        with torch.autocast(self.device.type, dtype=self.autocast, enabled=narrow, cache_enabled=False):
             logits = model(code, batch.pitch.to(self.device))
         nats = F.cross_entropy(logits[:, :, self.skip :].float(), code[:, self.skip :])
         return nats, {"nats": nats}

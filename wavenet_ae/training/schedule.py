@@ -59,7 +59,6 @@ class MovingAverage(Generic[Network]):
     def update(self, model: Network, step: int) -> None:
         """Move towards the weights as they are after `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, weights = ([p.detach() for p in each.parameters()] for each in (self.model, model))
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

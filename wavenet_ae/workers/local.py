@@ -73,10 +73,12 @@ def _serve(pipe: Connection, start: Start, threads: int, folder: str) -> None:
     """A process's life. An interrupt is its parent's matter; told to end, it removes what is half written."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    servant = Servant(start, threads, folder)
     try:
+        servant = Servant(start, threads, folder)
         pipe.send(servant.ready())
         while True:
             pipe.send(servant.do(pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone
+        pass  # the parent is gone, or wants no more
+    finally:
+        os._exit(0)  # at once: libraries that are taken down must not meet a signal on the way

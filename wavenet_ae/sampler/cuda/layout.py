@@ -1,7 +1,7 @@
 """Who owns what: a decoder's rows dealt out to a GPU's blocks, and where everything lies in their memories."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
@@ -171,7 +171,7 @@ class Plan(NamedTuple):
         return 4 * size(self.shared, whole=4)
 
 
-def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: int, **changed: int) -> Plan:
+def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: int, **changed: Any) -> Plan:
     """Deal a decoder out to at most so many blocks of so many bytes of shared memory each.
 
     Channels are dealt in equal numbers, to as few blocks as do so; what room is left holds weights. `changed`
