@@ -5,12 +5,15 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_resume import last_step, measured
+from test_training import likelihood
 
 from wavenet_ae.training.processes import Group
 
@@ -18,12 +21,17 @@ SETTINGS = ["experiment=smoke", "batch=4", "crop=512", "listen_every=0", "valid_
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def train(folder, *arguments, processes=1, restarts=0):
-    """Start training in so many processes; torchrun's own options only where it is needed."""
+def train(folder, *arguments, **many):
+    """Start training in so many processes."""
+    return begun(folder, "-m", "wavenet_ae.train", *arguments, **many)
+
+
+def begun(folder, *arguments, processes=1, restarts=0):
+    """Start Python in so many processes; torchrun's own options only where it is needed."""
     python = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     start = [*python, f"--max-restarts={restarts}", "--monitor-interval=0.1"] if processes > 1 else [sys.executable]
     return subprocess.Popen(
-        [*start, "-m", "wavenet_ae.train", *arguments],
+        [*start, *arguments],
         cwd=folder,
         env=QUIET,
         text=True,
@@ -60,18 +68,89 @@ def alone(tmp_path_factory, corpus):
     return folder / "run"
 
 
+def assert_same_learning(run, alone):
+    """50 steps, each once, that cost the same; the same weights, averages and moments at their end."""
+    assert [line["step"] for line in measured(run) if "nats" in line] == list(range(1, 51))
+    assert values(run, "nats") == pytest.approx(values(alone, "nats"), abs=1e-5)
+    assert values(run, "grad_norm") == pytest.approx(values(alone, "grad_norm"), rel=1e-3)
+    ours = {line["step"]: line["valid_nats"] for line in measured(run) if "valid_nats" in line}
+    theirs = {line["step"]: line["valid_nats"] for line in measured(alone) if "valid_nats" in line}
+    assert all(ours[step] == pytest.approx(theirs[step], abs=1e-5) for step in (0, 10, 20, 30, 40, 50))
+    for name in ("model.safetensors", "states/state-00000050.safetensors"):
+        ours, theirs = load_file(run / name), load_file(alone / name)
+        assert {key: tensor.shape for key, tensor in ours.items()} == {key: t.shape for key, t in theirs.items()}
+        assert all(torch.allclose(ours[key].float(), theirs[key].float(), atol=1e-4) for key in ours)
+
+
 def test_two_processes_learn_what_one_does_and_their_states_move_between_them(tmp_path, corpus, alone):
     """25 steps by two, 10 by one, 15 by two again: the same losses as 50 by one, and one line for each."""
     said = finished(train(tmp_path, *SETTINGS, f"notes.root={corpus}", "steps=25", processes=2))
     assert said.count("a new run in run") == 1, "the first speaks for all"
     finished(train(tmp_path, "resume=run", "steps=35"))
     finished(train(tmp_path, "resume=run", "steps=50", processes=2))
-    run = tmp_path / "run"
-    assert [line["step"] for line in measured(run) if "nats" in line] == list(range(1, 51))
-    assert values(run, "nats") == pytest.approx(values(alone, "nats"), abs=1e-5)
-    ours = {line["step"]: line["valid_nats"] for line in measured(run) if "valid_nats" in line}
-    theirs = {line["step"]: line["valid_nats"] for line in measured(alone) if "valid_nats" in line}
-    assert all(ours[step] == pytest.approx(theirs[step], abs=1e-5) for step in (0, 10, 20, 30, 40, 50))
+    assert_same_learning(tmp_path / "run", alone)
+
+
+def test_shares_of_every_weight_learn_the_same_and_their_states_move_too(tmp_path, corpus, alone):
+    """15 steps in shares, 10 by one process, 10 in shares again, 15 by two that hold all."""
+    said = finished(train(tmp_path, *SETTINGS, f"notes.root={corpus}", "steps=15", "parallel=fsdp", processes=2))
+    assert said.count("a new run in run: 25,904 parameters") == 1
+    finished(train(tmp_path, "resume=run", "steps=25"))
+    finished(train(tmp_path, "resume=run", "steps=35", processes=2))
+    finished(train(tmp_path, "resume=run", "steps=50", "parallel=ddp", processes=2))
+    assert_same_learning(tmp_path / "run", alone)
+
+
+def test_shares_may_pass_in_parts_be_recomputed_and_are_heard(tmp_path, corpus, alone):
+    ways = ["parallel=fsdp", "accumulate=2", "recompute=true", "listen_every=50", "listen=1", "listen_seconds=0.1"]
+    finished(train(tmp_path, *SETTINGS, *ways, f"notes.root={corpus}", "steps=50", processes=2))
+    assert_same_learning(tmp_path / "run", alone)
+    assert len(list((tmp_path / "run" / "sounds").glob("*.step-00000050.wav"))) == 1
+
+
+HALVES = """
+    import torch
+    from hydra import compose, initialize_config_dir
+    from wavenet_ae import notes, train
+    from wavenet_ae.command import CONF
+    from wavenet_ae.training import processes
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["experiment=smoke", "batch=2", "precision=fp32", "threads=1", "parallel=fsdp"])
+    with processes.joined("cpu", "fsdp") as group:
+        objective = train._objective(cfg, group)
+        objective.learn(notes.Batch(torch.rand(1, 512), torch.tensor([60]), ["one"]), 0)
+        def held(tensors):
+            return sum(processes.own(tensor).numel() for tensor in tensors)
+        moments = [v for s in objective.optimizer.state.values() for v in s.values() if v.dim()]
+        counts = [held(objective.model.parameters()), held(w.grad for w in objective.weights if w.grad is not None)]
+        counts += [held(moments), held(objective.average.weights), held(objective.average.model.parameters())]
+        whole = sum(weight.numel() for weight in objective.model.parameters())
+        said = group.gathered([count / whole for count in counts])
+        if group.is_first:
+            print("HELD", *sum(said, []))
+"""
+
+
+def test_each_process_holds_no_more_than_its_share(tmp_path):
+    script = tmp_path / "halves.py"
+    script.write_text(textwrap.dedent(HALVES))
+    said = finished(begun(tmp_path, str(script), processes=2))
+    shares = [float(word) for word in re.search(r"HELD (.*)", said)[1].split()]
+    weights, gradients, moments, averages, pieces = zip(shares[:5], shares[5:], strict=True)
+    assert sum(weights) == sum(averages) == 1
+    assert all(0.4 < share < 0.6 for share in (*weights, *averages))
+    assert all(0.3 < share < 0.6 for share in gradients), "the last residual has none"
+    assert all(0.6 < share < 1.2 for share in moments), "two of each"
+    assert set(pieces) == {0}, "what was assembled is let go"
+
+
+def test_ways_to_be_spread_that_do_not_go_together_are_refused(command, corpus, tiny_autoencoder):
+    done = command("train", *SETTINGS, f"notes.root={corpus}", "parallel=both")
+    assert done.status == 1
+    assert "parallel is 'both': expected one of ddp, fsdp" in done.err
+    group = Group(0, 2, torch.device("cpu"), "fsdp")
+    with pytest.raises(ValueError, match="compile=true and parallel=fsdp: expected one of the two"):
+        likelihood(tiny_autoencoder).arrange(group, accumulate=1, compiled=True, recompute=False)
 
 
 def test_a_lost_worker_costs_what_came_after_the_last_state(tmp_path, corpus, alone):

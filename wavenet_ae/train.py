@@ -45,7 +45,7 @@ from wavenet_ae.training.recording import CudaRecorder
 from wavenet_ae.training.run import Run
 
 PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
-CHANGEABLE = (*PACE, "workers", "notes.root")  # of a resumed run
+CHANGEABLE = (*PACE, "workers", "parallel", "notes.root")  # of a resumed run
 
 
 @command
@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> None:
         cfg.resume = cfg.run
     train, valid = _corpora(cfg)
     _check_same_notes(cfg, train, valid)
-    with processes.joined(str(device_named(cfg.device))) as group:
+    with processes.joined(str(device_named(cfg.device)), cfg.parallel) as group:
         _train(cfg, train, valid, group, again)
 
 

@@ -1,10 +1,10 @@
 """One update of any model: gradient, clipping, learning rate, moving average, and the refusal to keep what diverged."""
 
+import contextlib
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wavenet_ae.notes import Batch
-from wavenet_ae.training.processes import ALONE, Group
+from wavenet_ae.training.processes import ALONE, Group, shared_as, whole
 from wavenet_ae.training.recording import Recorder, Recording
 from wavenet_ae.training.schedule import MovingAverage, Network
 
@@ -70,8 +70,10 @@ class Descent(ABC, Generic[Network]):
         and does the same to those that follow.
 
         Raises:
-            ValueError: nothing in the model can be recomputed, or its step cannot be recorded.
+            ValueError: nothing in the model can be recomputed, its step cannot be recorded, or not compiled in shards.
         """
+        if compiled and group.shards:
+            raise ValueError("compile=true and parallel=fsdp: expected one of the two; parallel=ddp can be compiled")
         if recorder and not (self.is_recordable and group.count == 1 and not compiled and not recompute):
             raise ValueError(
                 "graph=true: expected one process without compile or recompute, and a WaveNet that is not told the "
@@ -84,8 +86,18 @@ class Descent(ABC, Generic[Network]):
         for block in blocks if recompute else []:
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         self.network = group.spread(torch.compile(self.model) if compiled else self.model)  # type: ignore[arg-type]
+        if group.shards:
+            self._take_shares()
         if recorder:
             self.recording = Recording(functools.partial(self._gradient, step=0), self.weights, recorder)
+
+    def _take_shares(self) -> None:
+        """Learn by what this process holds of the weights, which the model has just been given in their stead."""
+        shares = dict(zip(self.weights, self.model.parameters(), strict=True))
+        self.weights = list(shares.values())
+        for group in self.optimizer.param_groups:
+            group["params"] = [shares[weight] for weight in group["params"]]
+        self.average.share_as(self.model)
 
     @abstractmethod
     def _cost(self, model: Network, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -103,7 +115,9 @@ class Descent(ABC, Generic[Network]):
         else:
             self.optimizer.zero_grad(set_to_none=True)
             found = self._gradient(batch, step)
-        norm = nn.utils.clip_grad_norm_(self.weights, self.max_grad_norm)
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        nn.utils.clip_grads_with_norm_(self.weights, self.max_grad_norm, norm)
         *values, grad_norm = _floats([*found.values(), norm])
         measured = self.group.mean(dict(zip(found, values, strict=True)))
         self._stop_if_diverged(batch, step, measured.pop(_COST), grad_norm)
@@ -118,7 +132,7 @@ class Descent(ABC, Generic[Network]):
         total: dict[str, Tensor] = {}
         for number, part in enumerate(batch.parts(self.accumulate), 1):
             is_last = number == self.accumulate
-            with nullcontext() if is_last else self.group.holding_back(self.network):
+            with contextlib.nullcontext() if is_last else self.group.holding_back(self.network):
                 cost, measured = self._cost(self.network, part, step)
                 (cost / self.accumulate).backward()
             for name, value in {**measured, _COST: cost}.items():
@@ -142,13 +156,20 @@ class Descent(ABC, Generic[Network]):
         cost, _ = self._cost(self.model, batch, None)
         self._stop_if_diverged(batch, step, self.group.mean({_COST: float(cost)})[_COST], 0.0)
 
+    @contextlib.contextmanager
+    def assembled(self) -> Iterator[None]:
+        """Within it the averaged model is in one piece, to be measured, heard or kept; all processes enter together."""
+        with self.average.assembled():
+            yield
+
     def state(self) -> dict[str, Tensor]:
-        """All that the next update depends on, as flat names and tensors."""
+        """All that the next update depends on, as flat names and tensors; all processes ask, the first is told."""
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        state |= {f"ema.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-        return state
+        with self.assembled():
+            state |= {f"ema.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
+        return self.group.collected(state)
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Undo `state`.
@@ -157,14 +178,18 @@ class Descent(ABC, Generic[Network]):
             ValueError: the state is of another model.
         """
         try:
-            self.model.load_state_dict(_under("model.", state))
-            self.average.model.load_state_dict(_under("ema.", state))
+            held = self.model.state_dict()
+            self.model.load_state_dict(
+                {name: shared_as(held.get(name), tensor) for name, tensor in _under("model.", state).items()}
+            )
+            self.average.restore(_under("ema.", state))
         except RuntimeError as error:
             raise ValueError(f"the run's state is of another model: {error}") from None
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         values: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under("optimizer.", state).items():
             index, _, key = name.partition(".")
-            values.setdefault(int(index), {})[key] = tensor
+            values.setdefault(int(index), {})[key] = shared_as(weights[int(index)], tensor)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": values})
 
     def _stop_if_diverged(self, batch: Batch, step: int, cost: float, grad_norm: float) -> None:

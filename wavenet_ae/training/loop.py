@@ -1,6 +1,7 @@
 """The only loop: steps, validation, states, logs. It knows no model."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,7 +29,10 @@ class Objective(Protocol):
         """Refuse weights that are spoilt, before they are kept."""
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next update depends on."""
+        """All that the next update depends on; every process asks, the first is told."""
+
+    def assembled(self) -> AbstractContextManager[None]:
+        """Within it what is measured, kept and heard is in one piece; every process enters."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +94,20 @@ class Loop:
             self._listen(step)
 
     def _listen(self, step: int) -> None:
-        if self.group.is_first:
-            self.hooks.listen(step)
-        self.group.wait()
+        with self.objective.assembled():
+            if self.group.is_first:
+                self.hooks.listen(step)
+            self.group.wait()
 
     def _save(self, step: int, batch: Batch | None) -> None:
         if batch is not None:
             self.objective.check(batch, step)
-        if self.group.is_first:
-            self.run.save(step, self.objective.state())
-            self.hooks.keep(step)
-        self.group.wait()
+        state = self.objective.state()
+        with self.objective.assembled():
+            if self.group.is_first:
+                self.run.save(step, state)
+                self.hooks.keep(step)
+            self.group.wait()
 
     def _validate(self, step: int, last: bool = False) -> None:
         due = _due(step, self.plan.validate_every) or (last and self.plan.validate_every)
@@ -110,7 +117,8 @@ class Loop:
         if not due or self.group.gathered(done)[0] or not self.validation:
             return
         own = self.validation[self.group.rank :: self.group.count]
-        shares = self.group.gathered([self.objective.measure(batch) for batch in own])
+        with self.objective.assembled():
+            shares = self.group.gathered([self.objective.measure(batch) for batch in own])
         measured = [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]  # in order
         self._log(step, {f"valid_{k}": sum(each[k] for each in measured) / len(measured) for k in measured[0]})
 

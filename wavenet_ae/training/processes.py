@@ -1,15 +1,24 @@
-"""Many processes that train as one: whose share is whose, what all of them measured, and when all of them stop."""
+"""Many processes that train as one: whose share is whose, what all of them measured, and when all of them stop.
+
+A model is spread in one of two ways, which give the same losses. `ddp`: every process holds all of it and gradients
+are averaged. `fsdp`: each holds its share of every weight, of its gradient and of all that is kept of it, and they lend
+each other the whole of a part of the model while that part computes (Zhao et al. 2023, arXiv:2304.11277).
+"""
 
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+
+DDP, FSDP = WAYS = "ddp", "fsdp"
 
 
 @dataclass(frozen=True)
@@ -22,11 +31,22 @@ class Group:
     rank: int
     count: int
     device: torch.device
+    parallel: str = DDP
+
+    def __post_init__(self) -> None:
+        """Refuse a way that there is not."""
+        if self.parallel not in WAYS:
+            raise ValueError(f"parallel is {self.parallel!r}: expected one of {', '.join(WAYS)}")
 
     @property
     def is_first(self) -> bool:
         """Whether this one writes and speaks for all."""
         return self.rank == 0
+
+    @property
+    def shards(self) -> bool:
+        """Whether each process holds a share of every weight only."""
+        return self.count > 1 and self.parallel == FSDP
 
     def share(self, batch: int) -> tuple[int, int]:
         """The crops of a step that are this process's: the first and the one after the last.
@@ -40,15 +60,41 @@ class Group:
         return self.rank * own, (self.rank + 1) * own
 
     def spread(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over all processes as they are computed."""
+        """The model with its gradients averaged over all processes as they are computed.
+
+        In shards its weights are others than before, and each of its parts computes by being called, or not at all.
+        """
         if self.count == 1:
+            return model
+        if self.shards:
+            mesh = init_device_mesh(self.device.type, (self.count,))
+            for part in (*model.children(), model):
+                fully_shard(part, mesh=mesh)
             return model
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=True)  # the last residual is
 
-    def holding_back(self, network: nn.Module) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def holding_back(self, network: nn.Module) -> Iterator[None]:
         """Within it gradients gather here alone; the next ones computed outside of it take them along."""
-        return network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext()
+        if isinstance(network, FSDPModule):
+            network.set_requires_gradient_sync(False)
+            yield
+            network.set_requires_gradient_sync(True)
+            return
+        with network.no_sync() if isinstance(network, DistributedDataParallel) else contextlib.nullcontext():
+            yield
+
+    def collected(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors in one piece; those that are in shards come to the first process alone, one after another."""
+        found: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            piece = whole(tensor)
+            if piece is tensor:
+                found[name] = tensor
+            elif self.is_first:
+                found[name] = piece.cpu()
+        return found
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """The mean of each over all processes, the same to the bit in all of them."""
@@ -81,11 +127,11 @@ ALONE = Group(0, 1, torch.device("cpu"))
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[Group]:
+def joined(device: str, parallel: str) -> Iterator[Group]:
     """Meet the other processes that torchrun started, if it did; gloo on a CPU, NCCL on GPUs, one for each process."""
     rank, count = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if count == 1:
-        yield Group(0, 1, torch.device(device))
+        yield Group(0, 1, torch.device(device), parallel)
         return
     on_gpu = device.startswith("cuda")
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device(device)
@@ -93,9 +139,27 @@ def joined(device: str) -> Iterator[Group]:
         torch.cuda.set_device(own)
     distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
-        yield Group(rank, count, own)
+        yield Group(rank, count, own, parallel)
     finally:
         distributed.destroy_process_group()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in one piece, in every process; all of them ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor; what is done to it is done to the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shared_as(like: Tensor | None, tensor: Tensor) -> Tensor:
+    """Of a tensor that every process has, what this one holds of it if it is shared out as another of its shape is."""
+    if not isinstance(like, DTensor) or like.shape != tensor.shape:
+        return tensor
+    there = tensor.detach().to(like.device, like.dtype)
+    return distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def restarted() -> bool:

@@ -1,11 +1,14 @@
 """How fast to learn: learning rates by step, and the moving average of the weights."""
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from wavenet_ae.training.processes import own, shared_as, whole
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -54,11 +57,46 @@ class MovingAverage(Generic[Network]):
             raise ValueError(f"ema_decay is {decay}: expected at least 0 and below 1 (0.9999 for NSynth)")
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.weights: list[Tensor] = list(self.model.parameters())
 
     @torch.no_grad()
     def update(self, model: Network, step: int) -> None:
         """Move towards the weights as they are after `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        torch._foreach_lerp_([*map(own, self.weights)], [*map(own, model.parameters())], 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)
+
+    @torch.no_grad()
+    def share_as(self, model: nn.Module) -> None:
+        """Keep from here on no more than this process's share, as of a model that was shared out."""
+        self.weights = [shared_as(like, weight) for like, weight in zip(model.parameters(), self.weights, strict=True)]
+        self._part()
+
+    @contextlib.contextmanager
+    def assembled(self) -> Iterator[None]:
+        """Within it the averaged model is in one piece; all processes that share it enter together."""
+        for place, weight in zip(self.model.parameters(), self.weights, strict=True):
+            if place is not weight:
+                place.data = whole(weight)
+        try:
+            yield
+        finally:
+            self._part()
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take up an average in one piece.
+
+        Raises:
+            RuntimeError: it is of another model.
+        """
+        with self.assembled():
+            self.model.load_state_dict(state)
+            for place, weight in zip(self.model.parameters(), self.weights, strict=True):
+                own(weight).copy_(own(shared_as(weight, place)))
+
+    def _part(self) -> None:
+        for place, weight in zip(self.model.parameters(), self.weights, strict=True):
+            if place is not weight:
+                place.data = place.data.new_empty(0)
