@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sklearn.covariance import ledoit_wolf
+
 from wavenet_ae.metrics import accuracy, bootstrap, frechet
 
 RNG = np.random.default_rng(0)
@@ -113,6 +115,31 @@ def test_copies_are_at_distance_zero_and_noise_is_farther_than_a_detuned_copy():
     assert math.isnan(single.low)
     with pytest.raises(ValueError, match="1 notes were made of 20: expected pairs"):
         frechet.distance(notes, notes[:1])
+
+
+@pytest.mark.parametrize(("samples", "dims"), [(10, 30), (200, 5), (3, 100), (2, 2)])
+def test_a_cloud_is_shrunk_as_scikit_learn_shrinks_it(samples, dims):
+    features = np.random.default_rng(samples).normal(size=(samples, dims)) ** 2
+    covariance, shrinkage = ledoit_wolf(features)
+    found = frechet.fit(features)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-9, atol=1e-12)
+    assert found.shrinkage == pytest.approx(shrinkage, rel=1e-9)
+    assert frechet.fit(np.ones((3, 4))).shrinkage == 0, "all alike"
+
+
+def test_many_dimensions_and_few_notes_take_no_time_and_the_distance_is_the_same():
+    rng = np.random.default_rng(3)
+    notes = [rng.normal(size=(2, 300)) for _ in range(6)]
+    others = [each + 0.2 + 0.1 * rng.normal(size=(2, 300)) for each in notes]
+    whole = frechet.between(*(frechet.fit(np.concatenate(group)) for group in (notes, others)))
+    found = frechet.distance(notes, others)
+    assert found.value == pytest.approx(whole, rel=1e-9)
+    turned, unseen = frechet._turned(notes, others)
+    assert (turned[0][0].shape, unseen) == ((2, 24), 300 - 24)
+    resampled = [0, 0, 3, 5, 5, 5]
+    clouds = [frechet.fit(np.concatenate([group[i] for i in resampled])) for group in (notes, others)]
+    lean = [frechet.fit(np.concatenate([group[i] for i in resampled]), unseen=unseen) for group in turned]
+    assert frechet.between(*lean) == pytest.approx(frechet.between(*clouds), rel=1e-9)
 
 
 def test_the_interval_covers_the_truth_although_few_notes_seem_far_apart():

@@ -47,7 +47,7 @@ def save(path: str | Path, model: nn.Module, meta: Meta) -> None:
     except TypeError as error:
         raise ValueError(f"the description of the model for {path} is not plain data: {error}") from None
     _meta(Path(path), text)
-    _check_fit(f"the model for {path}", _build(meta.model), tensors)
+    check_fit(f"the model for {path} does not fit its description", _build(meta.model), tensors)
     with files.whole(path) as partial:
         save_file(tensors, partial, metadata={_KEY: text, _HASH: fingerprint(model)})
 
@@ -73,7 +73,7 @@ def load(path: str | Path) -> nn.Module:
         model = _build(meta.model)
     except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:  # arguments of any kind
         raise ValueError(f"{path} describes a model that cannot be built: {error}") from None
-    _check_fit(str(path), model, tensors)
+    check_fit(f"{path} does not fit its description", model, tensors)
     model.load_state_dict(tensors, assign=True)
     if any(tensor.is_meta for tensor in model.buffers()):  # one that is computed, not stored: build it for real
         model = models.build(meta.model)
@@ -124,6 +124,26 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def check_fit(fault: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not the model's, by name and shape.
+
+    Raises:
+        ValueError: they are not; `fault` is how its message begins.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    faults = [f"{name} is missing" for name in wanted if name not in given]
+    faults += [f"{name} is unknown" for name in given if name not in wanted]
+    faults += [
+        f"{name} is {list(given[name])}, expected {list(shape)}"
+        for name, shape in wanted.items()
+        if given.get(name, shape) != shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise ValueError(f"{fault}: {'; '.join(faults[:8])}{more}")
+
+
 def _meta(path: Path, text: str) -> Meta:
     try:
         found = json.loads(text)
@@ -141,18 +161,3 @@ def _build(description: Mapping[str, Any]) -> nn.Module:
     """The model without memory for its weights: shapes to compare with, and a place to put tensors."""
     with torch.device("meta"):
         return models.build(description)
-
-
-def _check_fit(what: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    faults = [f"{name} is missing" for name in wanted if name not in given]
-    faults += [f"{name} is unknown" for name in given if name not in wanted]
-    faults += [
-        f"{name} is {list(given[name])}, expected {list(shape)}"
-        for name, shape in wanted.items()
-        if given.get(name, shape) != shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise ValueError(f"{what} does not fit its description: {'; '.join(faults[:8])}{more}")

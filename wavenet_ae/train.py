@@ -40,6 +40,7 @@ from wavenet_ae.training.listening import Listener
 from wavenet_ae.training.loop import Hooks, Loop
 from wavenet_ae.training.objectives import Likelihood, Reconstruction
 from wavenet_ae.training.processes import Group
+from wavenet_ae.training.projector import Projector
 from wavenet_ae.training.recognition import Recognition
 from wavenet_ae.training.recording import CudaRecorder
 from wavenet_ae.training.run import Run
@@ -65,7 +66,8 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
     """What every process does; the first of them writes and speaks."""
     objective = _objective(cfg, group)
     plan = Plan(**{name: cfg[name] for name in PACE})
-    listened, licence = _chosen(cfg.listen, valid), _licence(Path(cfg.notes.root))
+    listened, projected = _chosen(cfg.listen, valid), _chosen(cfg.project, valid)
+    licence = _licence(Path(cfg.notes.root))
     crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by, "max_unreadable": cfg.max_unreadable}
     share = group.share(cfg.batch)
     validation = list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
@@ -79,7 +81,7 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
         reading = {"first_step": first, "workers": cfg.workers, "share": share}
         batches = notes.batches(train, seed=cfg.seed, **reading, **crops)
         board = SummaryWriter(str(run.folder), purge_step=first + 1 if first else None) if group.is_first else None
-        hooks = Hooks() if board is None else _hooks(cfg, objective, listened, licence, run, board)
+        hooks = Hooks() if board is None else _hooks(cfg, objective, (listened, projected), licence, run, board)
         try:
             step, ended = Loop(objective, iter(batches), validation, run, plan, hooks, group).train(first)
         except Diverged as error:
@@ -255,8 +257,14 @@ def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[
 
 
 def _hooks(
-    cfg: DictConfig, objective: Descent, listened: list[Note], licence: str, run: Run, board: SummaryWriter
+    cfg: DictConfig,
+    objective: Descent,
+    chosen: tuple[list[Note], list[Note]],
+    licence: str,
+    run: Run,
+    board: SummaryWriter,
 ) -> Hooks:
+    listened, projected = chosen
     listener = Listener(
         listened,
         seconds=cfg.listen_seconds,
@@ -264,6 +272,7 @@ def _hooks(
         folder=run.folder / "sounds",
         board=board,
     )
+    projector = Projector(projected, seconds=cfg.listen_seconds, folder=run.folder)
     model = objective.average.model
 
     def log(step: int, values: dict[str, float]) -> None:
@@ -275,7 +284,11 @@ def _hooks(
         meta = checkpoint.Meta(_plain(cfg.model), audio.SAMPLE_RATE, model.hop, step, "ema", corpus, licence)
         checkpoint.save(run.folder / "model.safetensors", model, meta)
 
-    return Hooks(log=log, keep=keep, listen=lambda step: listener(model, step))
+    def listen(step: int) -> None:
+        listener(model, step)
+        projector(model, step)
+
+    return Hooks(log=log, keep=keep, listen=listen)
 
 
 def _chosen(listen: int | Sequence[str], valid: list[Note]) -> list[Note]:

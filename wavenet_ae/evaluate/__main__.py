@@ -20,9 +20,10 @@ from wavenet_ae import checkpoint, notes
 from wavenet_ae.audio import SAMPLE_RATE
 from wavenet_ae.command import audio_model, command, device_named, required
 from wavenet_ae.evaluate import gallery, report, scores
+from wavenet_ae.evaluate.ears import Ears
 from wavenet_ae.evaluate.measure import Heard, Verdict, listen, tried
 from wavenet_ae.evaluate.report import Table
-from wavenet_ae.evaluate.scores import ORIGINAL, Ear
+from wavenet_ae.evaluate.scores import ORIGINAL
 from wavenet_ae.evaluate.trial import Trial
 from wavenet_ae.models.classifier import Classifier
 from wavenet_ae.notes import Note
@@ -40,20 +41,20 @@ def main(cfg: DictConfig) -> None:
     chosen = _spread(notes.load(split=cfg.split, **cfg.notes), cfg.limit)
     known = _spread(notes.load(split=cfg.probe_split, **cfg.notes), cfg.probe_notes) if _has_probes(cfg) else []
     shown = _shown(cfg.show, chosen)
-    ear = _ear(cfg.classifier)
+    ears = Ears(_classifier(cfg.classifier), _several(cfg.features))
     length = _length(cfg.seconds)
     for trial in trials:
         trial.check(chosen)
     for trial in trials if cfg.overwrite else ():
         trial.forget()
-    originals, rows = listen(chosen, length, ear)
-    verdicts = {trial.name: tried(trial, originals, known, ear, sampling, length) for trial in trials}
-    table = {ORIGINAL: scores.summary(rows)} if ear else {}
+    originals, rows = listen(chosen, length, ears)
+    verdicts = {trial.name: tried(trial, originals, known, ears, sampling, length) for trial in trials}
+    table = {ORIGINAL: scores.summary(rows)} if ears.classifier else {}
     table |= {name: verdict.column for name, verdict in verdicts.items()}
-    remarks = scores.absent(table, rows, has_ear=ear is not None, has_known=bool(known))
+    remarks = scores.absent(table, rows, ears.networks, has_known=bool(known))
     every = rows + [row for verdict in verdicts.values() for row in verdict.rows]
     report.write_csv(Path(str(cfg.out)) / "notes.csv", every)
-    _write(cfg, table, verdicts, originals, shown, remarks)
+    _write(cfg, table, verdicts, originals, shown, remarks, ears.about)
     print(f"\n{report.text(report.results(table))}\n")
     print("\n".join(["95% intervals by bootstrap over notes.", *(f"Left out: {each}." for each in remarks)]))
     print(f"report: {Path(str(cfg.out)) / 'report.html'}")
@@ -61,7 +62,7 @@ def main(cfg: DictConfig) -> None:
 
 def _trials(cfg: DictConfig, sampling: Sampling) -> list[Trial]:
     """The models by their names, each able to run here."""
-    paths = [str(path) for path in (cfg.checkpoint if isinstance(cfg.checkpoint, ListConfig) else [cfg.checkpoint])]
+    paths = _several(cfg.checkpoint)
     names = [str(name) for name in cfg.names or []] or [_name(Path(path)) for path in paths]
     if len(names) != len(paths) or len(set(names)) < len(names) or ORIGINAL in names:
         raise ValueError(
@@ -116,13 +117,18 @@ def _length(seconds: int | float | None) -> int | None:
     return None if seconds is None else max(1, round(seconds * SAMPLE_RATE))
 
 
-def _ear(path: str | None) -> Ear | None:
+def _several(paths: object) -> list[str]:
+    """Paths that were given as none, one or a list."""
+    return [str(path) for path in (paths if isinstance(paths, ListConfig) else [paths]) if path is not None]
+
+
+def _classifier(path: str | None) -> Classifier | None:
     if path is None:
         return None
     model = checkpoint.load(path)
     if not isinstance(model, Classifier):
         raise ValueError(f"{path} holds a {type(model).__name__}: expected a Classifier (or classifier=null for none)")
-    return Ear(model)
+    return model
 
 
 def _write(
@@ -132,6 +138,7 @@ def _write(
     originals: Heard,
     shown: Sequence[int],
     remarks: Sequence[str],
+    listeners: Mapping[str, Mapping[str, str]],
 ) -> None:
     """evaluation.json and report.html."""
     out, corpus = Path(str(cfg.out)), f"{cfg.notes.root}, {cfg.split} split"
@@ -141,11 +148,13 @@ def _write(
         "settings": OmegaConf.to_container(cfg, resolve=True),
         "models": {name: verdict.about for name, verdict in verdicts.items()},
         "measures": {key: measure._asdict() for key, measure in scores.MEASURES.items()},
+        "listeners": listeners,
         "results": table,
         "left_out": list(remarks),
     }
     report.write_json(out / "evaluation.json", values)
     parts = gallery.shows(out / "pictures", table, originals, verdicts, shown, remarks)
+    parts[1:1] = gallery.distances(table, verdicts, listeners)
     report.write_html(out / "report.html", f"{', '.join(verdicts)} on {len(originals.notes)} notes of {corpus}", parts)
 
 

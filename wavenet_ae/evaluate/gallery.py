@@ -7,7 +7,7 @@ import numpy as np
 
 from wavenet_ae import audio, figures
 from wavenet_ae.evaluate.measure import Heard, Verdict
-from wavenet_ae.evaluate.report import Grid, Show, Table, balance, number, results
+from wavenet_ae.evaluate.report import Grid, Show, Table, balance, cell, number, results
 from wavenet_ae.evaluate.scores import ORIGINAL
 from wavenet_ae.notes import Note
 
@@ -19,6 +19,13 @@ _COSTS = {
     "embedding_dims": "numbers a frame",
     "hop": "samples a frame",
 }
+
+_SHRUNK = {"shrinkage_originals": "shrunk, originals", "shrinkage_made": "shrunk, made"}
+_DISTANCES = (
+    "Each second of sound or so is a point; two clouds of points are compared. Few points leave the shape of a cloud "
+    "open, so that some of its covariance is not theirs but a sphere's: that share is what was shrunk (Ledoit and Wolf "
+    "2004). Distances compare in the same features of the same notes only."
+)
 
 
 def shows(
@@ -39,6 +46,19 @@ def shows(
     parts.append(Show("Cost", "On this machine, several notes side by side.", _costs(verdicts)))
     parts.append(Show("The notes", "How many there are of each.", _balance(originals.notes)))
     return parts
+
+
+def distances(table: Table, verdicts: Mapping[str, Verdict], listeners: Mapping[str, Mapping[str, str]]) -> list[Show]:
+    """What each Frechet distance rests on: whose features, of how many windows, how much their clouds were shrunk."""
+    heading = ["features of", "weights", "model", "distance", "notes", "windows", "numbers each", *_SHRUNK.values()]
+    rows = []
+    for name, verdict in verdicts.items():
+        for key, about in verdict.about["frechet"].items():
+            found = table[name][key]
+            who = [listeners[key][each] for each in ("network", "fingerprint")]
+            counts = [str(found.notes), *(str(about[each]) for each in ("windows", "dims"))]
+            rows.append([*who, name, cell(found), *counts, *(f"{about[each]:.0%}" for each in _SHRUNK)])
+    return [Show("Frechet distances", _DISTANCES, [heading, *rows])] if rows else []
 
 
 def _note(folder: Path, originals: Heard, verdicts: Mapping[str, Verdict], place: int) -> Show:

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from wavenet_ae import audio
 from wavenet_ae.evaluate import scores
-from wavenet_ae.evaluate.scores import ORIGINAL, Ear, Row
+from wavenet_ae.evaluate.ears import Ears
+from wavenet_ae.evaluate.scores import ORIGINAL, Features, Row
 from wavenet_ae.evaluate.trial import Cost, Trial, forget_peak, peak_mb
 from wavenet_ae.metrics import pitch
 from wavenet_ae.metrics.bootstrap import Estimate
@@ -18,12 +19,12 @@ from wavenet_ae.synthesis import Sampling
 
 
 class Heard(NamedTuple):
-    """The notes, what is heard of each, and the classifier's features of it."""
+    """The notes, what is heard of each, and the features that listeners have of it."""
 
     notes: list[Note]
     waves: list[Float[Tensor, " _"]]
     tracks: list[pitch.Track]
-    features: list[Float[np.ndarray, "_ dims"]]
+    features: list[Features]
 
 
 class Verdict(NamedTuple):
@@ -36,23 +37,20 @@ class Verdict(NamedTuple):
     waves: list[Float[Tensor, " _"]]
 
 
-def listen(chosen: list[Note], length: int | None, ear: Ear | None) -> tuple[Heard, list[Row]]:
+def listen(chosen: list[Note], length: int | None, ears: Ears) -> tuple[Heard, list[Row]]:
     """The originals, their first `length` samples or all, and a row for each."""
     heard, rows = Heard(chosen, [], [], []), []
     for note in tqdm(chosen, desc="originals", unit="note"):
         wave = audio.read(note.path)[:length]
         heard.waves.append(wave)
         heard.tracks.append(pitch.track(wave))
-        answers = {}
-        if ear:
-            heard.features.append(ear.features(wave))
-            answers = ear.answers(wave)
-        rows.append({"model": ORIGINAL, **scores.labels(note), "samples": wave.numel(), **answers})
+        heard.features.append(ears.features(wave))
+        rows.append({"model": ORIGINAL, **scores.labels(note), "samples": wave.numel(), **ears.answers(wave)})
     return heard, rows
 
 
 def tried(
-    trial: Trial, originals: Heard, known: list[Note], ear: Ear | None, sampling: Sampling, length: int | None
+    trial: Trial, originals: Heard, known: list[Note], ears: Ears, sampling: Sampling, length: int | None
 ) -> Verdict:
     """Let a model embed and reconstruct all originals, and measure what comes of it.
 
@@ -77,15 +75,11 @@ def tried(
         waves.append(wave)
         measured = scores.compare(originals.waves[i], wave, (originals.tracks[i], pitch.track(wave)))
         row = {"model": trial.name, **scores.labels(note), "samples": wave.numel(), "nats": nats[i], **measured}
-        if ear:
-            features.append(ear.features(wave))
-            row |= ear.answers(wave)
-        rows.append(row | {key: float(found[i]) for key, found in probed.items()})
-    column = scores.summary(rows)
-    about = _about(trial, cost)
-    if ear and (distance := scores.cloud_distance(originals.features, features)):
-        column["frechet"], about["frechet"] = distance
-    return Verdict(rows, column, about, arrays, waves)
+        features.append(ears.features(wave))
+        rows.append(row | ears.answers(wave) | {key: float(found[i]) for key, found in probed.items()})
+    distances, clouds = scores.cloud_distances(originals.features, features)
+    about = _about(trial, cost) | {"frechet": clouds}
+    return Verdict(rows, scores.summary(rows) | distances, about, arrays, waves)
 
 
 def _about(trial: Trial, cost: Cost) -> dict[str, Any]:

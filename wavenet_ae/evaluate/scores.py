@@ -1,23 +1,21 @@
 """From sounds to numbers: a row of measurements for each note, and their summary with intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from wavenet_ae import notes
 from wavenet_ae.metrics import accuracy, bootstrap, constant_q, entanglement, frechet, likelihood, pitch, spectral
 from wavenet_ae.metrics.bootstrap import Estimate
-from wavenet_ae.models.classifier import Classifier
 from wavenet_ae.notes import Note
 
-WINDOW = 16_384  # samples whose features are one point of a Frechet distance: 1.02 s
 ORIGINAL = "original"
 Row = dict[str, Any]
+Features = Mapping[str, Float[np.ndarray, "_ _"]]  # of one sound, [windows, numbers], by the measure they are for
 
 
 class Measure(NamedTuple):
@@ -42,30 +40,13 @@ MEASURES = {
     "source": Measure("source heard right", "share", "higher"),
     "source_balanced": Measure("source heard right, classes alike", "share", "higher"),
     "frechet": Measure("Frechet distance, classifier's features", "", "lower"),
+    "frechet_vggish": Measure("Frechet distance, VGGish", "", "lower"),
+    "frechet_cnn14": Measure("Frechet distance, CNN14 of PANNs (16 kHz)", "", "lower"),
     "probe_pitch": Measure("pitch read off the mean embedding, classes alike", "share", ""),
     "probe_pitch_frames": Measure("pitch read off single frames, classes alike", "share", ""),
     "probe_family": Measure("family read off the mean embedding, classes alike", "share", ""),
     "probe_family_frames": Measure("family read off single frames, classes alike", "share", ""),
 }
-
-
-class Ear:
-    """The classifier, listening to one sound at a time."""
-
-    def __init__(self, classifier: Classifier):
-        self.classifier = classifier
-
-    @torch.inference_mode()
-    def answers(self, wave: Float[Tensor, " samples"]) -> dict[str, int | str]:
-        """The pitch, family and source that a sound seems to have."""
-        said = [int(logits.argmax()) for logits in self.classifier(wave[None])]
-        return {"heard_pitch": said[0], "heard_family": notes.FAMILIES[said[1]], "heard_source": notes.SOURCES[said[2]]}
-
-    @torch.inference_mode()
-    def features(self, wave: Float[Tensor, " samples"]) -> Float[np.ndarray, "windows dims"]:
-        """A point for each second, a last piece of less than half of one left out."""
-        pieces = [piece for piece in wave.split(WINDOW) if piece.numel() >= WINDOW // 2] or [wave]
-        return torch.cat([self.classifier.features(piece[None]) for piece in pieces]).numpy()
 
 
 def labels(note: Note) -> Row:
@@ -132,35 +113,45 @@ def summary(rows: Sequence[Row]) -> dict[str, Estimate]:
     return {key: found[key] for key in MEASURES if key in found and found[key].notes}
 
 
-def cloud_distance(
-    originals: Sequence[Float[np.ndarray, "_ dims"]], made: Sequence[Float[np.ndarray, "_ dims"]]
-) -> tuple[Estimate, dict[str, int | float]] | None:
-    """The Frechet distance and what it rests on; None if there are too few windows."""
-    if sum(map(len, originals)) < 2:
-        return None
-    clouds = [frechet.fit(np.concatenate(list(each))) for each in (originals, made)]
-    about = {"windows": clouds[0].samples, "dims": len(clouds[0].mean)}
-    return frechet.distance(originals, made), about | {
-        "shrinkage_originals": clouds[0].shrinkage,
-        "shrinkage_made": clouds[1].shrinkage,
-    }
+def cloud_distances(
+    originals: Sequence[Features], made: Sequence[Features]
+) -> tuple[dict[str, Estimate], dict[str, dict[str, int | float]]]:
+    """The Frechet distance in each kind of features, and what it rests on; none where there are too few windows."""
+    distances, about = {}, {}
+    for key in originals[0]:
+        pair = [[features[key] for features in group] for group in (originals, made)]
+        if sum(map(len, pair[0])) < 2:
+            continue
+        clouds = [frechet.fit(np.concatenate(each)) for each in pair]
+        distances[key] = frechet.distance(*pair)
+        about[key] = {
+            "windows": clouds[0].samples,
+            "dims": len(clouds[0].mean),
+            "shrinkage_originals": clouds[0].shrinkage,
+            "shrinkage_made": clouds[1].shrinkage,
+        }
+    return distances, about
 
 
 def absent(
-    table: Mapping[str, Mapping[str, Estimate]], rows: Sequence[Row], *, has_ear: bool, has_known: bool
+    table: Mapping[str, Mapping[str, Estimate]], rows: Sequence[Row], listeners: Collection[str], *, has_known: bool
 ) -> list[str]:
-    """What was left out, and why, in sentences."""
+    """What was left out, and why, in sentences; `listeners` are those whose features there are, by their measures."""
     said = []
     for what in ("pitch", "family", "source"):
         if without := sum(row[what] is None for row in rows):
             said.append(f"{without} of {len(rows)} notes have no {what}: they do not count where it is asked for")
-    if not has_ear:
-        said.append("no classifier was given: what is heard right and the Frechet distance are left out")
+    if "frechet" not in listeners:
+        said.append(
+            "no classifier was given: what is heard right and the Frechet distance in its features are left out"
+        )
     if not has_known:
         said.append("there are no other notes to learn from: what is read off embeddings is left out")
     for name, column in table.items():
         if name != ORIGINAL:
             said += [f"{name}: {why}" for key, why in _WHY.items() if key not in column and (has_known or key in _OWN)]
+            if listeners and not set(listeners) & set(column):
+                said.append(f"{name}: a Frechet distance needs two windows of sound, of about a second each")
     return said
 
 
