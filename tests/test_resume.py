@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 STEPS = 100
 SETTINGS = ["experiment=smoke", "batch=2", "crop=1024", f"steps={STEPS}", "checkpoint_every=5", "listen_every=0"]
-CLOCK = ("seconds", "steps_per_s", "samples_per_s")  # what two runs may differ in
+CLOCK = ("seconds", "steps_per_s", "samples_per_s", "resident_mb")  # what two runs may differ in
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from google.protobuf import text_format
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from memory import PEAK, needs_proc
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from torch import nn
 
-from wavenet_ae import checkpoint, models, mulaw, notes
+from wavenet_ae import audio, checkpoint, models, mulaw, notes
 from wavenet_ae.command import CONF
+from wavenet_ae.training import memory
 from wavenet_ae.training.clock import Clock, Plan
 from wavenet_ae.training.descent import Diverged
 from wavenet_ae.training.loop import Hooks, Loop
@@ -443,7 +447,67 @@ def test_a_run_is_heard_and_seen(command, corpus):
     note = "reed_synthetic_000-045-100"
     assert f"{note}/original, reconstruction" in seen["images"]
     assert {f"{note}/original", f"{note}/step"} <= set(seen["audio"])
-    assert {"nats", "valid_nats", "grad_norm", "rate"} <= set(seen["scalars"])
+    assert {"nats", "bits", "valid_nats", "valid_bits", "grad_norm", "rate", "steps_per_s", "samples_per_s"} <= set(
+        seen["scalars"]
+    )
+
+
+def test_memory_is_measured_beside_the_rates(command, corpus):
+    assert command("train", *SMOKE, f"notes.root={corpus}", "steps=2", "device=cpu").status == 0
+    logged = [line["resident_mb"] for line in Run("run").metrics() if "nats" in line]
+    assert len(logged) == 2
+    assert all(100 < megabytes < 10_000 for megabytes in logged), "of a process with torch in it"
+    board = EventAccumulator("run").Reload()
+    assert [event.value for event in board.Scalars("resident_mb")] == pytest.approx(logged)
+    before = memory.used(torch.device("cpu"))["resident_mb"]
+    held = torch.ones(50_000_000)
+    assert memory.used(torch.device("cpu"))["resident_mb"] - before == pytest.approx(held.nbytes / 1e6, rel=0.2)
+
+
+def projected():
+    """What TensorBoard's projector is told of a run: by step the vectors, and rows of labels by their header."""
+    config = text_format.Parse(Path("run/projector_config.pbtxt").read_text(), ProjectorConfig())
+
+    def table(path):
+        return [line.split("\t") for line in (Path("run") / path).read_text().splitlines()]
+
+    found = {}
+    for entry in config.embeddings:
+        header, *rows = table(entry.metadata_path)
+        vectors = [[float(cell) for cell in row] for row in table(entry.tensor_path)]
+        found[entry.tensor_name] = vectors, [dict(zip(header, row, strict=True)) for row in rows]
+    return found
+
+
+def test_validation_notes_lie_where_their_mean_embeddings_do(command, corpus, tmp_path):
+    root = shutil.copytree(corpus, tmp_path / "notes")
+    heard = ["listen_every=2", "listen=1", "listen_seconds=0.1", f"notes.root={root}"]
+    assert command("train", *SMOKE, "steps=4", *heard).status == 0
+    model = checkpoint.load("run/model.safetensors")
+    found = projected()
+    assert list(found) == ["step-00000004", "step-00000002"], "the newest first"
+    vectors, labels = found["step-00000004"]
+    assert labels == [
+        {"name": note.name, "pitch": str(note.pitch), "family": "reed", "instrument": "reed_synthetic_000",
+         "source": "synthetic", "velocity": "100"}
+        for note in notes.load(root, "valid")
+    ]  # fmt: skip
+    for vector, note in zip(vectors, notes.load(root, "valid"), strict=True):
+        expected = model.embed(audio.read(note.path)[None, :1600])[0].mean(dim=-1)
+        assert vector == pytest.approx(expected.tolist(), rel=1e-4)
+    assert found["step-00000002"][0] != vectors
+    broken = root / "valid" / "audio" / "reed_synthetic_000-064-100.wav"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"no sound")
+    done = command("train", "resume=run", "steps=6", "validate_every=0")
+    broken.write_bytes(whole)
+    assert done.status == 0, done.err
+    assert "reed_synthetic_000-064-100 is left out of the projector" in done.err
+    found = projected()
+    counts = {name: len(rows) for name, (rows, _) in found.items()}
+    assert counts == {"step-00000006": 2, "step-00000004": 3, "step-00000002": 3}, "what was there is kept"
+    assert command("train", *SMOKE, "run=none", "steps=1", *heard[1:], "listen_every=1", "project=0").status == 0
+    assert not Path("none/projector").exists()
 
 
 @needs_proc

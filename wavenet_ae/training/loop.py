@@ -1,5 +1,6 @@
 """The only loop: steps, validation, states, logs. It knows no model."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from wavenet_ae.notes import Batch
+from wavenet_ae.training import memory
 from wavenet_ae.training.clock import Clock, Plan
 from wavenet_ae.training.processes import ALONE, Group
 from wavenet_ae.training.run import Run
@@ -75,7 +77,7 @@ class Loop:
                 step += 1
                 clock.tick(step, self.group.count * batch.wave.numel(), f"{measured[unit]:.3g} {unit}")
                 if _due(step, self.plan.log_every):
-                    self._log(step, measured | clock.rates())
+                    self._log(step, measured | clock.rates() | memory.used(self.group.device))
                 ended = self.group.agreed(clock.ended(step))
                 if ended is None:
                     self._chores(step, batch)
@@ -123,9 +125,11 @@ class Loop:
         self._log(step, {f"valid_{k}": sum(each[k] for each in measured) / len(measured) for k in measured[0]})
 
     def _log(self, step: int, values: dict[str, float]) -> None:
+        """Everywhere alike; `<x>nats` gets its `<x>bits` beside it."""
+        bits = {name[:-4] + "bits": value / math.log(2) for name, value in values.items() if name.endswith("nats")}
         if self.group.is_first:
-            self.run.log(step, values)
-            self.hooks.log(step, values)
+            self.run.log(step, values | bits)
+            self.hooks.log(step, values | bits)
 
 
 def _due(step: int, every: int) -> bool:

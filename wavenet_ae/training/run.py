@@ -6,12 +6,12 @@ events.out.tfevents.*   the same for TensorBoard, with sounds and pictures
 states/                 all that resuming needs, the last two
 model.safetensors       the averaged weights, a native checkpoint
 sounds/                 validation notes, original and reconstructed
+projector/              where validation notes lie among each other, with projector_config.pbtxt for TensorBoard
 """
 
 import contextlib
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -74,13 +74,12 @@ class Run:
             yield
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one line of measurements to metrics.jsonl; `<x>nats` gets its `<x>bits` beside it.
+        """Add one line of measurements to metrics.jsonl.
 
         Raises:
             OSError: it cannot be written.
         """
-        bits = {name[:-4] + "bits": value / math.log(2) for name, value in values.items() if name.endswith("nats")}
-        line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **values, **bits}
+        line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **values}
         path = self.folder / "metrics.jsonl"
         try:
             with open(path, "a") as file:
