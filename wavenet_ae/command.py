@@ -13,7 +13,9 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,11 +38,14 @@ def command(main: Callable[[DictConfig], None]) -> Callable[[], None]:
 
     `--help` prints the module's docstring and the commented defaults. A ValueError, OSError, RuntimeError
     or Failed ends the command with its message and exit status 1 (a traceback with
-    WAVENET_AE_TRACEBACK=1); the rest are our own mistakes and keep their traceback.
+    WAVENET_AE_TRACEBACK=1); the rest are our own mistakes and keep their traceback. Of several runs (-m) each
+    that fails says so, the others follow, and the exit status is 1 at the end.
     """
     file = Path(inspect.getfile(inspect.unwrap(main)))
     name = file.parent.name if file.stem == "__main__" else file.stem
-    configured = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(_guarded(main, name))
+    failed: list[str] = []
+    guarded = _guarded(main, name, failed)
+    configured = hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(guarded)
 
     @functools.wraps(main)
     def run() -> None:
@@ -48,7 +53,11 @@ def command(main: Callable[[DictConfig], None]) -> Callable[[], None]:
             print(_help(sys.modules[main.__module__].__doc__ or "", CONF / f"{name}.yaml"))
             return
         sys.argv[1:] = [_quoted(argument) for argument in sys.argv[1:]]
+        failed.clear()
         configured()
+        if failed:
+            print(f"{name}: {len(failed)} of the runs failed: {'; '.join(failed)}", file=sys.stderr)
+            sys.exit(1)
 
     return run
 
@@ -196,7 +205,7 @@ def devices_named(names: object) -> tuple[str, ...]:
     return tuple(devices)
 
 
-def _guarded(main: Callable[[DictConfig], None], name: str) -> Callable[[DictConfig], None]:
+def _guarded(main: Callable[[DictConfig], None], name: str, failed: list[str]) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:
         try:
@@ -205,7 +214,9 @@ def _guarded(main: Callable[[DictConfig], None], name: str) -> Callable[[DictCon
             if os.environ.get("WAVENET_AE_TRACEBACK"):
                 raise
             print(f"{name}: {error}", file=sys.stderr)
-            sys.exit(1)
+            if HydraConfig.get().mode is not RunMode.MULTIRUN:
+                sys.exit(1)
+            failed.append(" ".join(HydraConfig.get().overrides.task))
         except KeyboardInterrupt:
             print(f"{name}: interrupted; what was finished is kept", file=sys.stderr)
             sys.exit(130)

@@ -100,6 +100,15 @@ def outputs(inputs: Sequence[Path], folder: str | Path, suffix: str, *, roots: S
     return {path: place for place, path in taken.items()}
 
 
+def unused(folder: str | Path) -> str:
+    """The folder, or else the first of <folder>-2, <folder>-3, ... that nobody has; it is made, so that nobody will."""
+    for mark in ("", *(f"-{number}" for number in range(2, 10_000))):
+        with contextlib.suppress(FileExistsError):
+            Path(f"{folder}{mark}").mkdir(parents=True)
+            return f"{folder}{mark}"
+    raise OSError(f"{folder} and thousands after it are taken: give another name")
+
+
 def _umask() -> int:
     """The permissions that new files do not get; the system tells only when they are set."""
     mask = os.umask(0o077)

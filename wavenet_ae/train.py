@@ -7,6 +7,8 @@ Examples:
         go on exactly where that run stopped, and further
     python -m wavenet_ae.train experiment=nsynth notes.root=/data/nsynth device=cuda
         the published model and recipe; experiment=baseline is the spectral one it was compared with
+    python -m wavenet_ae.train -m experiment=smoke batch=2,4 seed=0,1
+        four runs, one after another, each in a folder of its own; to name them add 'run=runs/${seed}-${batch}'
     torchrun --nproc-per-node 2 --max-restarts 3 -m wavenet_ae.train run=runs/mine batch=8
         two processes share each batch; one that is lost costs only what came after the last state
 
@@ -15,7 +17,6 @@ Ctrl-C (or SIGTERM) ends a run after the step under way, with its state saved. W
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from wavenet_ae import audio, checkpoint, models, notes
+from wavenet_ae import audio, checkpoint, files, models, notes
 from wavenet_ae.command import command, device_named, made
 from wavenet_ae.models.classifier import Classifier
 from wavenet_ae.models.spectral import SpectralAutoencoder
@@ -66,11 +68,13 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
     """What every process does; the first of them writes and speaks."""
     objective = _objective(cfg, group)
     plan = Plan(**{name: cfg[name] for name in PACE})
-    listened, projected = _chosen(cfg.listen, valid), _chosen(cfg.project, valid)
-    licence = _licence(Path(cfg.notes.root))
+    listened, projected = notes.chosen(cfg.listen, valid), notes.chosen(cfg.project, valid)
+    licence = notes.licence(cfg.notes.root)
     crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by, "max_unreadable": cfg.max_unreadable}
     share = group.share(cfg.batch)
     validation = list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
+    if not _is_named():
+        cfg.run = files.unused(str(cfg.run))
     run = Run(str(cfg.run))
     if not cfg.resume and group.is_first:
         run.create(OmegaConf.to_yaml(cfg, resolve=True), again=again)
@@ -85,18 +89,17 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
         try:
             step, ended = Loop(objective, iter(batches), validation, run, plan, hooks, group).train(first)
         except Diverged as error:
-            kept = run.states()
-            rest = (
-                f"the states of steps {kept} are whole: resume={run.folder}"
-                if kept
-                else "there is no state yet to keep"
-            )
-            raise RuntimeError(f"{error}; {rest}") from error
+            kept = f"the states of steps {run.states()} are whole: resume={run.folder}"
+            raise RuntimeError(f"{error}; {kept if run.states() else 'there is no state yet to keep'}") from error
         finally:
             if board is not None:
                 board.close()
     if group.is_first:
-        print(_summary(run, objective, step, ended))
+        measured = run.summary(objective.unit, objective.per, objective.digits)
+        print(f"{ended} after {step:,} steps{measured}")
+        print(f"model: {run.folder / 'model.safetensors'}\ngo on:  python -m wavenet_ae.train resume={run.folder}")
+    if ended.endswith("received") and HydraConfig.get().mode is RunMode.MULTIRUN:
+        raise KeyboardInterrupt  # the runs that were to follow are not wanted either
 
 
 def _restored(cfg: DictConfig, run: Run, objective: Descent, group: Group) -> int:
@@ -118,14 +121,18 @@ def _is_begun(cfg: DictConfig) -> bool:
     Raises:
         ValueError: several processes, or a later start, could not know the run's folder.
     """
-    named = {each.lstrip("+").split("=")[0] for each in HydraConfig.get().overrides.task}
-    if processes.started_by_torchrun() and not named & {"run", "resume"}:
+    if processes.started_by_torchrun() and not _is_named():
         raise ValueError("torchrun starts several processes, perhaps again: name their run's folder by run=...")
     path = Path(str(cfg.run)) / "config.yaml"
     if not processes.restarted() or not path.is_file():
         return False
     settings = OmegaConf.to_container(cfg, resolve=True)
     return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), {"notes_digest": None})) == settings
+
+
+def _is_named() -> bool:
+    """Whether the folder of the run was asked for."""
+    return any(each.lstrip("+").split("=")[0] in ("run", "resume") for each in HydraConfig.get().overrides.task)
 
 
 def _settled(cfg: DictConfig) -> DictConfig:
@@ -257,22 +264,12 @@ def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[
 
 
 def _hooks(
-    cfg: DictConfig,
-    objective: Descent,
-    chosen: tuple[list[Note], list[Note]],
-    licence: str,
-    run: Run,
-    board: SummaryWriter,
+    cfg: DictConfig, objective: Descent, chosen: Sequence[list[Note]], licence: str, run: Run, board: SummaryWriter
 ) -> Hooks:
     listened, projected = chosen
-    listener = Listener(
-        listened,
-        seconds=cfg.listen_seconds,
-        sampling=Sampling(),
-        folder=run.folder / "sounds",
-        board=board,
-    )
-    projector = Projector(projected, seconds=cfg.listen_seconds, folder=run.folder)
+    seconds, sounds = cfg.listen_seconds, run.folder / "sounds"
+    listener = Listener(listened, seconds=seconds, sampling=Sampling(), folder=sounds, board=board)
+    projector = Projector(projected, seconds=seconds, folder=run.folder)
     model = objective.average.model
 
     def log(step: int, values: dict[str, float]) -> None:
@@ -291,33 +288,6 @@ def _hooks(
     return Hooks(log=log, keep=keep, listen=listen)
 
 
-def _chosen(listen: int | Sequence[str], valid: list[Note]) -> list[Note]:
-    """The notes to listen to: named, or so many spread evenly over the split."""
-    if isinstance(listen, int):
-        count = min(listen, len(valid))
-        return [valid[(2 * i + 1) * len(valid) // (2 * count)] for i in range(count)]
-    by_name = {note.name: note for note in valid}
-    missing = [name for name in listen if name not in by_name]
-    if missing:
-        raise ValueError(
-            f"listen names {', '.join(missing)}: not in the validation split, which has {', '.join(by_name)}"
-        )
-    return [by_name[name] for name in listen]
-
-
-def _licence(root: Path) -> str:
-    """What `prepare` noted of the corpus' licence, to travel with what was learnt from it."""
-    recipe = root / "prepare.json"
-    if not recipe.is_file():
-        return "unknown"
-    try:
-        return json.loads(recipe.read_text())["licence"] or "unknown"
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{recipe} is damaged ({error!r}): expected what prepare wrote; restore or remove it"
-        ) from None
-
-
 def _plain(node: DictConfig) -> dict:
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
@@ -329,20 +299,6 @@ def _introduction(cfg: DictConfig, model: torch.nn.Module, train: list[Note], va
         f"{start} in {cfg.run}: {parameters:,} parameters on {next(model.parameters()).device}, "
         f"{len(train)} notes to learn, {len(valid)} held out, {cfg.batch} crops of {cfg.crop} samples a step"
     )
-
-
-def _summary(run: Run, objective: Descent, step: int, ended: str) -> str:
-    metrics, unit = run.metrics(), objective.unit
-    text = f"{ended} after {step:,} steps"
-    learnt = [line[unit] for line in metrics if unit in line][-50:]
-    if learnt:
-        text += f"; the last {len(learnt)} measured cost {sum(learnt) / len(learnt):{objective.digits}} {objective.per}"
-    held_out = [line for line in metrics if f"valid_{unit}" in line]
-    if held_out:
-        before, now = (f"{line[f'valid_{unit}']:{objective.digits}}" for line in (held_out[0], held_out[-1]))
-        bits = f" ({held_out[-1]['valid_bits']:.3f} bits)" if unit == "nats" else ""
-        text += f"; held-out notes {now} {unit}{bits}, {before} at first"
-    return f"{text}\nmodel: {run.folder / 'model.safetensors'}\ngo on:  python -m wavenet_ae.train resume={run.folder}"
 
 
 if __name__ == "__main__":

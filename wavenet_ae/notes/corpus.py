@@ -1,6 +1,7 @@
 """The notes of a split that pass the filters, found without opening one audio file."""
 
 import fnmatch
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wavenet_ae import audio
-from wavenet_ae.notes.layout import read_examples
+from wavenet_ae.notes.layout import FAMILIES, SOURCES, read_examples
 
 KINDS = (".wav", ".flac")  # of audio files in a corpus
 _EVERY = (0, 127)
@@ -33,6 +34,13 @@ class Note:
     def samples(self) -> int:
         """Its length. Speed: read from the file's header when asked, so that loading opens no audio file."""
         return audio.inspect(self.path).samples
+
+    def label(self, what: str) -> int | str | None:
+        """Its "pitch", "family" or "source"; None where it is unknown, or not one of NSynth's."""
+        if what == "pitch":
+            return self.pitch or None
+        kind, kinds = (self.family, FAMILIES) if what == "family" else (self.source, SOURCES)
+        return kind if kind in kinds else None
 
 
 def find_split(root: str | Path, split: str) -> Path:
@@ -182,6 +190,41 @@ def _check_limits(limits: Any, what: str) -> None:
         raise ValueError(
             f"{what} is {limits}: expected the lowest and the highest; say {what}=[24,84], or [60,60] for one"
         )
+
+
+def chosen(which: int | Sequence[str], found: Sequence[Note]) -> list[Note]:
+    """Notes of a split by name, or so many of them, evenly spread.
+
+    Raises:
+        ValueError: one is not among them.
+    """
+    if isinstance(which, int):
+        count = min(which, len(found))
+        return [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
+    by_name = {note.name: note for note in found}
+    missing = [name for name in which if name not in by_name]
+    if missing:
+        raise ValueError(
+            f"listen names {', '.join(missing)}: not in the validation split, which has {', '.join(by_name)}"
+        )
+    return [by_name[name] for name in which]
+
+
+def licence(root: str | Path) -> str:
+    """What `prepare` noted of the corpus' licence, to travel with what is learnt from it.
+
+    Raises:
+        ValueError: its note is damaged.
+    """
+    recipe = Path(root) / "prepare.json"
+    if not recipe.is_file():
+        return "unknown"
+    try:
+        return json.loads(recipe.read_text())["licence"] or "unknown"
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{recipe} is damaged ({error!r}): expected what prepare wrote; restore or remove it"
+        ) from None
 
 
 def _check_choice(folder: Path, wanted: Sequence[str] | str | None, key: str, examples: Mapping[str, Any]) -> None:

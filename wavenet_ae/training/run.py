@@ -93,6 +93,19 @@ class Run:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
+    def summary(self, unit: str, per: str, digits: str) -> str:
+        """What was measured, in words that follow a sentence; empty if nothing was."""
+        metrics, text = self.metrics(), ""
+        learnt = [line[unit] for line in metrics if unit in line][-50:]
+        if learnt:
+            text += f"; the last {len(learnt)} measured cost {sum(learnt) / len(learnt):{digits}} {per}"
+        held_out = [line for line in metrics if f"valid_{unit}" in line]
+        if held_out:
+            before, now = (f"{line[f'valid_{unit}']:{digits}}" for line in (held_out[0], held_out[-1]))
+            bits = f" ({held_out[-1]['valid_bits']:.3f} bits)" if unit == "nats" else ""
+            text += f"; held-out notes {now} {unit}{bits}, {before} at first"
+        return text
+
     def save(self, step: int, state: Mapping[str, Tensor]) -> None:
         """Write the state after `step` steps, then delete all but the last two."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
