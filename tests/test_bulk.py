@@ -216,6 +216,16 @@ def test_workers_that_cannot_be_had_are_one_message(here, command, verb):
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_without_ray_each_command_says_how_to_get_it_before_any_work(here, command, verb, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    done = command(verb, *arguments(verb, "out", "workers=ray"))
+    assert done.status == 1
+    name = verb.removesuffix(".__main__")
+    assert done.err == f"{name}: workers=ray, but Ray is not installed: pip install 'wavenet_ae[ray]'\n"
+    assert not Path("out").exists()
+
+
 def test_devices_and_workers_are_two_ways_to_share(here, command):
     done = command("generate", *arguments("generate", "out", "workers=2", "devices=cpu"))
     assert done.status == 1
