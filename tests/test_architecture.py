@@ -9,14 +9,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "wavenet_ae"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
-COMMANDS = ["prepare", "train", "encode", "generate", "interpolate", "evaluate", "convert", "export", "perform", "demo"]
+COMMANDS = ["prepare", "train", "encode", "generate", "interpolate", "evaluate", "probe", "convert", "export"]
+COMMANDS += ["perform", "demo"]
 FLOORS = [  # lowest first
     ["files", "workers"],
     ["audio", "mulaw"],
     ["notes", "spectra", "score"],
     ["models"],
     ["sampler", "checkpoint", "magenta", "embeddings", "metrics", "figures", "page"],
-    ["synthesis", "instrument"],
+    ["synthesis", "instrument", "tables"],
     ["provenance", "performance"],
     ["training"],
     ["command"],

@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import tone
 
-from wavenet_ae import audio, checkpoint, models, mulaw, notes
+from wavenet_ae import audio, checkpoint, models, mulaw, notes, tables
 from wavenet_ae.evaluate import report, scores
 from wavenet_ae.evaluate.trial import Trial
-from wavenet_ae.metrics import pitch
+from wavenet_ae.metrics import entanglement, pitch
 from wavenet_ae.metrics.bootstrap import Estimate
 from wavenet_ae.synthesis import Sampling
 
@@ -205,18 +205,20 @@ def test_probes_read_what_is_there_and_not_what_is_not():
     values = [rng.normal(size=(5, 4)) for _ in every]
     for value, each in zip(values, every, strict=True):
         value[2] += each.pitch  # and nothing says the family
-    probed = scores.probes(values[:40], every[:40], values[40:], every[40:])
-    assert probed["probe_pitch"].mean() == 1
-    assert probed["probe_pitch_frames"].mean() > 0.95
-    assert 0.2 < probed["probe_family"].mean() < 0.8
-    assert np.isnan(scores.probes(values[:1], every[:1], values, every)["probe_pitch"]).all(), "one class is none"
+    probed = entanglement.read_off(values[:40], every[:40], values[40:], every[40:])
+    assert probed["pitch", "mean"].mean() == 1
+    assert probed["pitch", "frames"].mean() > 0.95
+    assert 0.2 < probed["family", "mean"].mean() < 0.8
+    assert np.isnan(entanglement.read_off(values[:1], every[:1], values, every)["pitch", "mean"]).all(), (
+        "one class is none"
+    )
     unknown = [notes.Note("x", Path(), 41, 100, "", "bass", "")]
-    assert np.isnan(scores.probes(values, every, values[:1], unknown)["probe_pitch"]).all(), "never learnt"
+    assert np.isnan(entanglement.read_off(values, every, values[:1], unknown)["pitch", "mean"]).all(), "never learnt"
 
 
 def test_a_table_in_plain_text():
     table = {"a": {"nats": Estimate(2.5, 2.0, 3.0, 9)}, "b": {"nats": Estimate(1234.5, math.nan, math.nan, 1)}}
-    lines = report.text(report.results(table)).splitlines()
+    lines = tables.text(report.results(table)).splitlines()
     assert lines[0].split() == ["measure", "unit", "better", "a", "b"]
     assert lines[2].endswith("nats/sample  lower   2.5 [2, 3]  1,234")
-    assert report.cell(None) == "-"
+    assert tables.cell(None) == "-"

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from sklearn.covariance import ledoit_wolf
 
 from wavenet_ae.metrics import accuracy, bootstrap, frechet

@@ -20,7 +20,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from wavenet_ae import checkpoint, files, provenance
+from wavenet_ae.audio import SAMPLE_RATE
 from wavenet_ae.models.autoencoder import Autoencoder
+from wavenet_ae.notes import Note
 from wavenet_ae.workers import RAY, check
 
 _INSIDE = Path(__file__).parent / "conf"  # in an installed wheel
@@ -118,6 +120,52 @@ def audio_model(path: str) -> Autoencoder:
     if not isinstance(model, Autoencoder):
         raise ValueError(f"{path} holds a {type(model).__name__}: expected an autoencoder of sounds")
     return model
+
+
+def several(values: object) -> list[str]:
+    """What was given as nothing, one value or a list."""
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    return [str(value) for value in (values if is_list else [values]) if value is not None]  # type: ignore[attr-defined]
+
+
+def model_names(paths: Sequence[str], given: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:
+    """What models are called: as given, else a run's model as the run, another as its file.
+
+    Raises:
+        ValueError: names are too few or too many, not different, or taken.
+    """
+    places = [Path(path).absolute() for path in paths]
+    names = list(given) or [place.parent.name if place.stem == "model" else place.stem for place in places]
+    if len(names) != len(paths) or len(set(names)) < len(names) or set(taken) & set(names):
+        others = f", none of them {' or '.join(map(repr, taken))}" if taken else ""
+        raise ValueError(
+            f"{len(paths)} checkpoints would be called {', '.join(names)}: expected as many different names{others}; "
+            "give them by names=[...]"
+        )
+    return names
+
+
+def spread(found: Sequence[Note], count: int | None) -> list[Note]:
+    """So many notes, evenly spread, or all.
+
+    Raises:
+        ValueError: none was asked for.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"{count} notes were asked for: expected at least one, or null for all")
+    count = len(found) if count is None else min(count, len(found))
+    return [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
+
+
+def length_of(seconds: int | float | None) -> int | None:
+    """How many samples of each note, None for all.
+
+    Raises:
+        ValueError: none.
+    """
+    if seconds is not None and seconds <= 0:
+        raise ValueError(f"seconds is {seconds}: expected more than 0, or null for whole notes")
+    return None if seconds is None else max(1, round(seconds * SAMPLE_RATE))
 
 
 def same_model(path: str, fingerprint: str, device: str) -> Autoencoder:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import librosa
 import matplotlib as mpl
@@ -172,6 +173,48 @@ def scatter(
     left.set_ylabel(f"second ({shares[1]:.0%})")
     right.set_yticklabels([])
     figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+class Point(NamedTuple):
+    """A value at a place, and the interval around it (NaN where there is none)."""
+
+    place: float
+    value: float
+    low: float
+    high: float
+
+
+def sizes(
+    path: str | Path, panels: Mapping[str, tuple[Mapping[str, Sequence[Point]], float]], *, across: str, up: str
+) -> None:
+    """Save shares over sizes on a logarithmic axis, panels side by side: named lines of points, and chance dotted.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    figure, axes = _row(path, len(panels), 4.6, 4.0)
+    names = list(dict.fromkeys(name for lines, _ in panels.values() for name in lines))
+    for axis, (title, (lines, chance)) in zip(axes, panels.items(), strict=True):
+        for name, points in lines.items():
+            number = names.index(name)
+            place, value, low, high = np.array(points, dtype=np.float64).T
+            reach = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+            place = place * 1.04 ** (number - (len(names) - 1) / 2)  # so that no interval hides another
+            style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+            axis.errorbar(place, value, reach, label=name, capsize=3, linewidth=1.2, markersize=5, **style)
+        axis.axhline(chance, color="gray", linestyle=":", label="by chance")
+        axis.set_title(title, fontsize=9)
+        axis.set_xscale("log", base=2)
+        places = sorted({point.place for points in lines.values() for point in points})
+        axis.set_xticks(places, [f"{place:g}" for place in places])
+        axis.minorticks_off()
+        axis.set_xlabel(across)
+        axis.set_ylim(-0.02, 1.02)
+        axis.grid(axis="y", linewidth=0.4)
+    axes[0].set_ylabel(up)
+    handles = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     _save(figure, path)
 
 

@@ -14,11 +14,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from wavenet_ae import checkpoint, notes
-from wavenet_ae.audio import SAMPLE_RATE
-from wavenet_ae.command import audio_model, command, device_named, required
+from wavenet_ae import checkpoint, notes, tables
+from wavenet_ae.command import audio_model, command, device_named, length_of, model_names, required, several, spread
 from wavenet_ae.evaluate import gallery, report, scores
 from wavenet_ae.evaluate.ears import Ears
 from wavenet_ae.evaluate.measure import Heard, Verdict, listen, tried
@@ -38,11 +37,11 @@ def main(cfg: DictConfig) -> None:
     required(cfg, "checkpoint", "out")
     sampling = Sampling(**{name: cfg[name] for name in SAMPLING})
     trials = _trials(cfg, sampling)
-    chosen = _spread(notes.load(split=cfg.split, **cfg.notes), cfg.limit)
-    known = _spread(notes.load(split=cfg.probe_split, **cfg.notes), cfg.probe_notes) if _has_probes(cfg) else []
+    chosen = spread(notes.load(split=cfg.split, **cfg.notes), cfg.limit)
+    known = spread(notes.load(split=cfg.probe_split, **cfg.notes), cfg.probe_notes) if _has_probes(cfg) else []
     shown = _shown(cfg.show, chosen)
-    ears = Ears(_classifier(cfg.classifier), _several(cfg.features))
-    length = _length(cfg.seconds)
+    ears = Ears(_classifier(cfg.classifier), several(cfg.features))
+    length = length_of(cfg.seconds)
     for trial in trials:
         trial.check(chosen)
     for trial in trials if cfg.overwrite else ():
@@ -53,22 +52,17 @@ def main(cfg: DictConfig) -> None:
     table |= {name: verdict.column for name, verdict in verdicts.items()}
     remarks = scores.absent(table, rows, ears.networks, has_known=bool(known))
     every = rows + [row for verdict in verdicts.values() for row in verdict.rows]
-    report.write_csv(Path(str(cfg.out)) / "notes.csv", every)
+    tables.write_csv(Path(str(cfg.out)) / "notes.csv", every)
     _write(cfg, table, verdicts, originals, shown, remarks, ears.about)
-    print(f"\n{report.text(report.results(table))}\n")
+    print(f"\n{tables.text(report.results(table))}\n")
     print("\n".join(["95% intervals by bootstrap over notes.", *(f"Left out: {each}." for each in remarks)]))
     print(f"report: {Path(str(cfg.out)) / 'report.html'}")
 
 
 def _trials(cfg: DictConfig, sampling: Sampling) -> list[Trial]:
     """The models by their names, each able to run here."""
-    paths = _several(cfg.checkpoint)
-    names = [str(name) for name in cfg.names or []] or [_name(Path(path)) for path in paths]
-    if len(names) != len(paths) or len(set(names)) < len(names) or ORIGINAL in names:
-        raise ValueError(
-            f"{len(paths)} checkpoints would be called {', '.join(names)}: expected as many different names, none "
-            f"of them {ORIGINAL!r}; give them by names=[...]"
-        )
+    paths = several(cfg.checkpoint)
+    names = model_names(paths, several(cfg.names), taken=[ORIGINAL])
     device, trials = device_named(cfg.device), []
     for name, path in zip(names, paths, strict=True):
         model = audio_model(path).to(device)
@@ -82,22 +76,9 @@ def _trials(cfg: DictConfig, sampling: Sampling) -> list[Trial]:
     return trials
 
 
-def _name(path: Path) -> str:
-    """A run's model is called as the run."""
-    return path.absolute().parent.name if path.stem == "model" else path.stem
-
-
 def _has_probes(cfg: DictConfig) -> bool:
     """Whether there are notes to learn from; the default split may be missing, one that was asked for may not."""
     return bool(cfg.probe_split) and (cfg.probe_split != "train" or "train" in notes.splits(cfg.notes.root))
-
-
-def _spread(found: Sequence[Note], count: int | None) -> list[Note]:
-    """So many notes, evenly spread."""
-    if count is not None and count < 1:
-        raise ValueError(f"{count} notes were asked for: expected at least one, or null for all")
-    count = len(found) if count is None else min(count, len(found))
-    return [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
 
 
 def _shown(show: int | Sequence[str], chosen: Sequence[Note]) -> list[int]:
@@ -109,17 +90,6 @@ def _shown(show: int | Sequence[str], chosen: Sequence[Note]) -> list[int]:
     if missing := [name for name in show if name not in places]:
         raise ValueError(f"show names {', '.join(missing)}: not among the {len(chosen)} notes evaluated")
     return [places[name] for name in show]
-
-
-def _length(seconds: int | float | None) -> int | None:
-    if seconds is not None and seconds <= 0:
-        raise ValueError(f"seconds is {seconds}: expected more than 0, or null for whole notes")
-    return None if seconds is None else max(1, round(seconds * SAMPLE_RATE))
-
-
-def _several(paths: object) -> list[str]:
-    """Paths that were given as none, one or a list."""
-    return [str(path) for path in (paths if isinstance(paths, ListConfig) else [paths]) if path is not None]
 
 
 def _classifier(path: str | None) -> Classifier | None:
@@ -152,7 +122,7 @@ def _write(
         "results": table,
         "left_out": list(remarks),
     }
-    report.write_json(out / "evaluation.json", values)
+    tables.write_json(out / "evaluation.json", values)
     parts = gallery.shows(out / "pictures", table, originals, verdicts, shown, remarks)
     parts[1:1] = gallery.distances(table, verdicts, listeners)
     report.write_html(out / "report.html", f"{', '.join(verdicts)} on {len(originals.notes)} notes of {corpus}", parts)

@@ -7,9 +7,10 @@ import numpy as np
 
 from wavenet_ae import audio, figures
 from wavenet_ae.evaluate.measure import Heard, Verdict
-from wavenet_ae.evaluate.report import Grid, Show, Table, balance, cell, number, results
+from wavenet_ae.evaluate.report import Show, Table, balance, results
 from wavenet_ae.evaluate.scores import ORIGINAL
 from wavenet_ae.notes import Note
+from wavenet_ae.tables import Grid, cell, number
 
 _COSTS = {
     "parameters": "parameters",

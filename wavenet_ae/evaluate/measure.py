@@ -12,7 +12,7 @@ from wavenet_ae.evaluate import scores
 from wavenet_ae.evaluate.ears import Ears
 from wavenet_ae.evaluate.scores import ORIGINAL, Features, Row
 from wavenet_ae.evaluate.trial import Cost, Trial, forget_peak, peak_mb
-from wavenet_ae.metrics import pitch
+from wavenet_ae.metrics import entanglement, pitch
 from wavenet_ae.metrics.bootstrap import Estimate
 from wavenet_ae.notes import Note
 from wavenet_ae.synthesis import Sampling
@@ -68,7 +68,10 @@ def tried(
     with tqdm(total=total, desc=f"{trial.name}: likelihood", unit="sample", unit_scale=True) as bar:
         nats = trial.nats(sounds, originals.waves, sampling, bar.update)
     arrays, known_arrays = ([each.cpu().numpy() for each in group] for group in (values, known_values))
-    probed = scores.probes(known_arrays, known, arrays, originals.notes) if known else {}
+    probed = {
+        f"probe_{what}{'_frames' * (kind == 'frames')}": right
+        for (what, kind), right in entanglement.read_off(known_arrays, known, arrays, originals.notes).items()
+    }
     rows, waves, features = [], [], []
     for i, note in enumerate(tqdm(originals.notes, desc=f"{trial.name}: compare", unit="note")):
         wave = trial.heard(sounds[i])

@@ -1,22 +1,19 @@
-"""What an evaluation leaves: a table for the terminal, evaluation.json, notes.csv and report.html."""
+"""What an evaluation says: the table of measures, how its notes are balanced, and report.html."""
 
 import base64
-import csv
 import html
-import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wavenet_ae import files
-from wavenet_ae.evaluate.scores import MEASURES, Row
+from wavenet_ae.evaluate.scores import MEASURES
 from wavenet_ae.metrics.bootstrap import Estimate
 from wavenet_ae.notes import Note
+from wavenet_ae.tables import Grid, cell
 
 Table = Mapping[str, Mapping[str, Estimate]]  # model, measure
-Grid = Sequence[Sequence[str]]  # rows of cells, the first of them the headings
 _KINDS = {".png": "image/png", ".wav": "audio/wav"}
 
 
@@ -52,28 +49,6 @@ def results(table: Table) -> Grid:
     return [heading, *rows]
 
 
-def cell(found: Estimate | None) -> str:
-    """A value and its interval, three digits each."""
-    if found is None:
-        return "-"
-    interval = "" if math.isnan(found.low) else f" [{number(found.low)}, {number(found.high)}]"
-    return f"{number(found.value)}{interval}"
-
-
-def number(value: int | float) -> str:
-    """Three digits, or as many as a whole number has; what is not a number is a dash."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.3g}"
-
-
-def text(grid: Grid) -> str:
-    """A table in plain text, its columns aligned."""
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)).rstrip() for row in grid]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
 def balance(notes: Sequence[Note]) -> dict[str, dict[str, int]]:
     """How many notes there are of each family, source, pitch and velocity, and of how many instruments."""
     counts: dict[str, Counter] = {
@@ -81,21 +56,6 @@ def balance(notes: Sequence[Note]) -> dict[str, dict[str, int]]:
     }
     found = {what: {str(each): count[each] for each in sorted(count)} for what, count in counts.items()}
     return {"instruments": {"all": len({note.instrument for note in notes})}} | found
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Plain JSON; what is not a number is null."""
-    with files.whole(path) as partial:
-        partial.write_text(json.dumps(_plain(values), indent=1) + "\n", encoding="utf-8")
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """A line for each note and model; what was not measured is empty."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with files.whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows({key: value for key, value in row.items() if not _is_nan(value)} for row in rows)
 
 
 def write_html(path: Path, title: str, shows: Sequence[Show]) -> None:
@@ -131,17 +91,3 @@ def _show(show: Show) -> str:
 
 def _inside(path: Path) -> str:
     return f"data:{_KINDS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _plain(values: Any) -> Any:
-    if isinstance(values, Estimate):
-        return _plain(values._asdict())
-    if isinstance(values, Mapping):
-        return {key: _plain(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_plain(value) for value in values]
-    return None if _is_nan(values) else values
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)

@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from wavenet_ae import notes
-from wavenet_ae.metrics import accuracy, bootstrap, constant_q, entanglement, frechet, likelihood, pitch, spectral
+from wavenet_ae.metrics import accuracy, bootstrap, constant_q, frechet, likelihood, pitch, spectral
 from wavenet_ae.metrics.bootstrap import Estimate
 from wavenet_ae.notes import Note
 
@@ -54,10 +53,8 @@ def labels(note: Note) -> Row:
     return {
         "note": note.name,
         "instrument": note.instrument,
-        "pitch": note.pitch or None,
         "velocity": note.velocity,
-        "family": note.family if note.family in notes.FAMILIES else None,
-        "source": note.source if note.source in notes.SOURCES else None,
+        **{what: note.label(what) for what in ("pitch", "family", "source")},
     }
 
 
@@ -73,27 +70,6 @@ def compare(
         "cents": pitch.cents(*tracks),
         "voicing": pitch.voicing(*tracks),
     }
-
-
-def probes(
-    known: Sequence[Float[np.ndarray, "dims _"]],
-    known_notes: Sequence[Note],
-    asked: Sequence[Float[np.ndarray, "dims _"]],
-    asked_notes: Sequence[Note],
-) -> dict[str, Float[np.ndarray, " notes"]]:
-    """How well linear classifiers read pitch and family off each note's embedding; NaN where they cannot be asked."""
-    found = {}
-    for what in ("pitch", "family"):
-        truth = [labels(note)[what] for note in known_notes]
-        there = [i for i, label in enumerate(truth) if label is not None]
-        expected = [labels(note)[what] for note in asked_notes]
-        for kind, probe in (("", entanglement.of_means), ("_frames", entanglement.of_frames)):
-            name = f"probe_{what}{kind}"
-            if len({truth[i] for i in there}) < 2:
-                found[name] = np.full(len(asked), np.nan)
-            else:
-                found[name] = probe([known[i] for i in there], [truth[i] for i in there], asked, expected)
-    return found
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Estimate]:

@@ -1,6 +1,6 @@
 """Entanglement: how well a linear classifier reads pitch or family off embeddings, 0 to 1; neither way is better.
 
-The paper's question (section 4.2.2): an embedding that need not carry the pitch should not tell it. Accuracy on notes
+The paper's question (section 4.3): an embedding that need not carry the pitch should not tell it. Accuracy on notes
 that the classifier did not see, of instruments that it did not see where the corpus' splits share none.
 """
 
@@ -12,7 +12,35 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from wavenet_ae.notes import Note
+
 _ROWS = 20_000  # frames to learn from at most, evenly spread
+
+
+KINDS = ("mean", "frames")  # of embeddings: averaged over time, or each frame by itself
+
+
+def read_off(
+    known: Sequence[Float[np.ndarray, "dims _"]],
+    known_notes: Sequence[Note],
+    asked: Sequence[Float[np.ndarray, "dims _"]],
+    asked_notes: Sequence[Note],
+) -> dict[tuple[str, str], Float[np.ndarray, " notes"]]:
+    """How well linear classifiers read pitch and family off each note's embedding, by what is read and of which kind.
+
+    NaN where they cannot be asked; nothing at all if there are no notes to learn from.
+    """
+    found = {}
+    for what in ("pitch", "family") if known else ():
+        truth = [note.label(what) for note in known_notes]
+        there = [i for i, label in enumerate(truth) if label is not None]
+        expected = [note.label(what) for note in asked_notes]
+        for kind, probe in zip(KINDS, (of_means, of_frames), strict=True):
+            if len({truth[i] for i in there}) < 2:
+                found[what, kind] = np.full(len(asked), np.nan)
+            else:
+                found[what, kind] = probe([known[i] for i in there], [truth[i] for i in there], asked, expected)
+    return found
 
 
 def of_means(
