@@ -1,4 +1,4 @@
-"""Does a model that is told the pitch leave it out of its embedding? python examples/entanglement.py folder [key=value].
+"""Is a model that is told the pitch free to leave it out? python examples/entanglement.py folder [key=value ...].
 
 Section 4.3 of Engel et al. 2017: trains WaveNets and baselines of several latent sizes, each told the pitch and not,
 and reads pitch and family off all of them. Settings, such as minutes=30 or notes.root=data/nsynth, go to each training,

@@ -1,6 +1,7 @@
-"""Rainbowgrams show what is there: nothing for silence, a steady row for a steady tone."""
+"""Pictures show what is there: nothing for silence, a steady row for a steady tone; and the command that draws."""
 
 import math
+from pathlib import Path
 
 import librosa
 import matplotlib.image
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from wavenet_ae import audio, figures
+from wavenet_ae import audio, embeddings, figures
 
 
 def sine(hz, seconds=1.0, level=0.5):
@@ -116,3 +117,99 @@ def test_pictures_of_a_sound_and_of_embeddings(tmp_path):
             draw(tmp_path / "e.png", [])
     with pytest.raises(ValueError, match="1 points have no principal axes"):
         figures.scatter(tmp_path / "e.png", np.eye(1), [60], ["bass"])
+
+
+# --- the command
+
+
+def write_embedding(path, frames=5):
+    values = torch.arange(4.0 * frames).reshape(4, frames) - 6
+    embeddings.write(path, embeddings.Embedding(values, "", 64, 16_000, 64 * frames, "a.wav"))
+
+
+@pytest.mark.parametrize("sound", ["rainbowgram", "spectrogram"])
+def test_the_command_draws_sounds_embeddings_and_runs_each_as_what_it_is(command, monkeypatch, sound):
+    drawn = []
+    for name in ("sheet", "spectrogram", "embedding", "curve"):
+        real = getattr(figures, name)
+        monkeypatch.setattr(figures, name, lambda *a, real=real, name=name, **k: (drawn.append(name), real(*a, **k)))
+    audio.write("in/deeper/tone.wav", sine(440, 0.3))
+    audio.write("in/silence.flac", torch.zeros(100))
+    write_embedding("in/a.npz")
+    np.save("in/magenta.npy", np.ones((1, 3, 16), dtype=np.float32))
+    Path("in/readme.txt").write_text("left out")
+    Path("runs/small-1.5").mkdir(parents=True)
+    Path("runs/small-1.5/metrics.jsonl").write_text('{"step": 1, "nats": 5.5}\n{"step": 2, "valid_nats": 5.4}\n')
+    done = command("figures.__main__", "input=[in,runs/small-1.5]", f"sound={sound}")
+    assert done.status == 0, done.err
+    assert "5 pictures in figures" in done.out
+    made = sorted(str(path.relative_to("figures")) for path in Path("figures").rglob("*.*"))
+    assert made == ["a.png", "deeper/tone.png", "magenta.png", "silence.png", "small-1.5.png"]
+    kind = "sheet" if sound == "rainbowgram" else "spectrogram"
+    assert sorted(drawn) == sorted(["curve", "embedding", "embedding", kind, kind])
+    assert all(matplotlib.image.imread(f"figures/{name}").shape[0] > 300 for name in made)
+
+
+def test_several_sounds_are_drawn_together_if_asked_and_only_their_beginning(command, monkeypatch):
+    shown = []
+    monkeypatch.setattr(figures, "sheet", lambda path, rows, **_: shown.append((path, rows)))
+    for name in ("b", "a"):
+        audio.write(f"in/{name}.wav", sine(440, 0.3))
+    done = command("figures.__main__", "input=[in/b.wav,in/a.wav]", "together=true", "seconds=0.1", "out=pictures")
+    assert done.status == 0, done.err
+    [(path, [row])] = shown
+    assert str(path) == "pictures/b.png"
+    assert [(name, wave.numel()) for name, wave in row] == [("b", 1600), ("a", 1600)]
+
+
+def test_the_course_of_every_kind_of_training_is_drawn_in_its_own_unit(command, monkeypatch):
+    labels = []
+    monkeypatch.setattr(figures, "curve", lambda path, lines, *, unit, per: labels.append((path.stem, unit, per)))
+    for name, key, target in (("w", "nats", "wavenet."), ("b", "error", "spectral."), ("c", "nats", "classifier.")):
+        Path(name).mkdir()
+        Path(name, "config.yaml").write_text(f"model:\n  _target_: wavenet_ae.models.{target}X\n")
+        Path(name, "metrics.jsonl").write_text(f'{{"step": 0, "valid_{key}": 1.5}}\n{{"step": 2, "nat')
+    assert command("figures.__main__", "input=[w,b,c]").status == 0
+    assert labels == [
+        ("w", "nats", "a sample"),
+        ("b", "error", "of spectrograms (weighted, squared)"),
+        ("c", "nats", "a note"),
+    ]
+
+
+def test_what_cannot_be_drawn_is_said_and_the_rest_is_drawn(command):
+    audio.write("in/tone.wav", sine(440, 0.1))
+    Path("in/broken.npz").write_text("no zip")
+    Path("run").mkdir()
+    Path("run/metrics.jsonl").touch()
+    done = command("figures.__main__", "input=[in,run]")
+    assert done.status == 1
+    assert "2 of 3 inputs failed" in done.err
+    assert "broken.npz cannot be read as an embedding" in done.err
+    assert "run holds no measurements of a training yet: expected nats or error" in done.err
+    assert [path.name for path in Path("figures").iterdir()] == ["tone.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing given for input"),
+        (["input=nowhere.wav"], "nowhere.wav does not exist"),
+        (["input=in"], "no input in in: found nothing, expected files ending in"),
+        (["input=a.wav", "sound=cepstrum"], "sound is 'cepstrum': expected rainbowgram or spectrogram"),
+        (["input=[a.wav,a.flac]"], "a.wav and a.flac would both become figures/a.png"),
+        (["input=a.wav", "seconds=0"], "seconds is 0: expected more than 0"),
+    ],
+)
+def test_what_cannot_be_asked_of_figures_is_refused(command, arguments, message):
+    Path("in").mkdir()
+    for name in ("a.wav", "a.flac"):
+        audio.write(name, sine(440, 0.1))
+    done = command("figures.__main__", *arguments)
+    assert done.status == 1
+    assert message in done.err
+    assert not Path("figures").exists()
+
+
+def test_figures_help_names_what_it_draws(command):
+    assert "embedding files" in command("figures.__main__", "--help").out

@@ -91,17 +91,23 @@ def sheet(
         figure.savefig(partial, dpi=110)
 
 
-def curve(path: str | Path, metrics: Sequence[Mapping[str, float | int]]) -> None:
-    """Save the course of a training: nats a sample over steps, of crops learnt and of held-out notes."""
+def curve(
+    path: str | Path, metrics: Sequence[Mapping[str, float | int]], *, unit: str = "nats", per: str = "a sample"
+) -> None:
+    """Save the course of a training: its cost over steps, of crops learnt and of held-out notes.
+
+    `unit` is the cost's name in `metrics`; `per` says of what it is.
+    """
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axis = figure.subplots()
-    for key, label, style in (("nats", "training crops", "-"), ("valid_nats", "held-out notes", "o-")):
+    for key, label, style in ((unit, "training crops", "-"), (f"valid_{unit}", "held-out notes", "o-")):
         points = [(line["step"], line[key]) for line in metrics if key in line]
         if points:
             axis.plot(*zip(*points, strict=True), style, label=label, markersize=4, linewidth=1.2)
-    axis.axhline(np.log(256), color="gray", linestyle=":", label="knowing nothing (ln 256)")
+    if (unit, per) == ("nats", "a sample"):
+        axis.axhline(np.log(256), color="gray", linestyle=":", label="knowing nothing (ln 256)")
     axis.set_xlabel("step")
-    axis.set_ylabel("nats a sample")
+    axis.set_ylabel(f"{unit} {per}")
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
     with files.whole(path) as partial:
