@@ -153,8 +153,9 @@ def test_ways_to_be_spread_that_do_not_go_together_are_refused(command, corpus, 
         likelihood(tiny_autoencoder).arrange(group, accumulate=1, compiled=True, recompute=False)
 
 
-def test_a_lost_worker_costs_what_came_after_the_last_state(tmp_path, corpus, alone):
-    settings = [*SETTINGS, f"notes.root={corpus}", "steps=50", "checkpoint_every=5"]
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_lost_worker_costs_what_came_after_the_last_state(tmp_path, corpus, alone, parallel):
+    settings = [*SETTINGS, f"notes.root={corpus}", "steps=50", "checkpoint_every=5", f"parallel={parallel}"]
     process = train(tmp_path, *settings, processes=2, restarts=2)
     until(process, tmp_path / "run", 12)
     os.kill(workers_of(process)[-1], signal.SIGKILL)
@@ -163,15 +164,40 @@ def test_a_lost_worker_costs_what_came_after_the_last_state(tmp_path, corpus, al
     assert values(tmp_path / "run", "nats") == pytest.approx(values(alone, "nats"), abs=1e-5)
 
 
+AGAIN = """
+    import os, signal, time
+    from wavenet_ae.training import processes
+    if processes.restarted() and os.environ["RANK"] == "0":
+        time.sleep(2)  # the other looks for it before it is there
+    with processes.joined("cpu", "ddp") as group:
+        group.wait()
+        if not processes.restarted() and group.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        said = group.gathered(group.rank)
+        if group.is_first:
+            print("TOGETHER", said)
+"""
+
+
+def test_who_starts_again_does_not_look_for_those_who_are_gone(tmp_path):
+    """torchrun keeps its store, with the addresses of the processes before (pytorch/pytorch#135712)."""
+    script = tmp_path / "again.py"
+    script.write_text(textwrap.dedent(AGAIN))
+    assert "TOGETHER [0, 1]" in finished(begun(tmp_path, str(script), processes=2, restarts=1))
+
+
 def test_a_preempted_job_keeps_every_step(tmp_path, corpus):
     process = train(tmp_path, *SETTINGS, f"notes.root={corpus}", "steps=100000", processes=2)
     run = tmp_path / "run"
     until(process, run, 12)
     process.terminate()
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=30)  # what a scheduler grants before it kills
     assert "SIGTERM received after" in said
     states = sorted(path.stem for path in (run / "states").iterdir())
-    assert states[-1] == f"state-{last_step(run):08d}"
+    last = last_step(run)
+    assert states[-1] == f"state-{last:08d}"
+    assert f"going on from step {last} in run" in finished(train(tmp_path, "resume=run", f"steps={last + 2}"))
+    assert [line["step"] for line in measured(run) if "nats" in line] == list(range(1, last + 3)), "each step once"
 
 
 def test_shares_are_a_batch_and_an_uneven_one_is_refused(command, corpus):

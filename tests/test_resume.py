@@ -7,12 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from wavenet_ae.training.run import Run
 
 STEPS = 100
 SETTINGS = ["experiment=smoke", "batch=2", "crop=1024", f"steps={STEPS}", "checkpoint_every=5", "listen_every=0"]
@@ -104,6 +107,47 @@ def test_a_run_interrupted_politely_and_often_keeps_every_step_and_goes_on_exact
         arguments = ["resume=run"]
     status, said = finish(begin(tmp_path, "resume=run"))
     assert status == 0, said
+    assert_same_run(run, reference)
+
+
+AGAIN = """
+    import os, sys
+    from pathlib import Path
+    from wavenet_ae import train
+    while True:
+        child = os.fork()  # it has torch already: 20 starts of it would take minutes
+        if child:
+            print(child, flush=True)
+            if os.waitpid(child, 0)[1] == 0:
+                break
+            continue
+        is_begun = any(Path("run").glob("states/state-*.safetensors"))
+        sys.argv = ["train", "resume=run"] if is_begun else ["train", *sys.argv[1:]]
+        train.main()
+        os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_run_killed_twenty_times_at_random_moments_goes_on_exactly(tmp_path, corpus, reference):
+    settings = [*SETTINGS, f"notes.root={corpus}", "run=run", "checkpoint_every=1"]
+    begun = [sys.executable, "-c", textwrap.dedent(AGAIN), *settings]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(begun, cwd=tmp_path, env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=said)
+    run, killed_at = tmp_path / "run", []
+    for number in range(20):
+        child = int(next(line for line in process.stdout if line.strip().isdigit()))
+        while not (states := Run(run).states()) or (killed_at and states[-1] <= killed_at[-1]):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.05))
+        while number % 2 and last_step(run) <= Run(run).states()[-1]:  # half of them with a step measured but not kept
+            assert process.poll() is None, (tmp_path / "said").read_text()
+        os.kill(child, signal.SIGKILL)
+        killed_at.append(states[-1])
+    process.communicate(timeout=120)
+    assert process.returncode == 0, (tmp_path / "said").read_text()
+    assert killed_at[-1] < STEPS
     assert_same_run(run, reference)
 
 

@@ -1,6 +1,7 @@
 """How fast to learn, what is minimised, what a run keeps, and what it says when it goes wrong."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import shutil
@@ -258,9 +259,19 @@ def test_everything_happens_at_its_own_pace(tmp_path):
     assert lines[0]["valid_nats"] == 1.5, "the mean over the batches"
     assert lines[0]["valid_bits"] == pytest.approx(1.5 / math.log(2))
     assert {"steps_per_s", "samples_per_s", "nats", "bits", "seconds"} <= lines[1].keys()
-    assert kept == [5, 10]
+    assert kept == [5, 6, 10], "before it listens too, which takes long"
     assert listened == [6, 10]
-    assert run.run.states() == [5, 10]
+    assert run.run.states() == [6, 10]
+
+
+def test_whoever_is_killed_while_listening_has_lost_nothing(tmp_path):
+    """A preempted job has some 30 s; a reconstruction can take minutes."""
+    found = []
+    pace = {"checkpoint_every": 5, "listen_every": 3, "validate_every": 3}
+    run = loop(tmp_path, Counting(), **pace)
+    hooks = dataclasses.replace(run.hooks, listen=lambda step: found.append((step, run.run.states()[-1])))
+    dataclasses.replace(run, hooks=hooks).train()
+    assert found == [(3, 3), (6, 6), (9, 9), (10, 10)]
 
 
 def test_never_is_never(tmp_path):

@@ -89,10 +89,11 @@ class Loop:
         return step, ended
 
     def _chores(self, step: int, batch: Batch) -> None:
-        if _due(step, self.plan.checkpoint_every):
-            self._save(step, batch)
+        listening = _due(step, self.plan.listen_every)
+        if _due(step, self.plan.checkpoint_every) or (listening and self.plan.checkpoint_every):
+            self._save(step, batch)  # listening takes longer than the grace before a preempted job is killed
         self._validate(step)
-        if _due(step, self.plan.listen_every):
+        if listening:
             self._listen(step)
 
     def _listen(self, step: int) -> None:

@@ -137,7 +137,11 @@ def joined(device: str, parallel: str) -> Iterator[Group]:
     own = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device(device)
     if on_gpu:
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    store, _, _ = next(distributed.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    # torchrun keeps its store over restarts: where the processes before listened must not be found by these
+    fresh = distributed.PrefixStore(f"attempt-{attempt}-of-{count}", store)
+    distributed.init_process_group("nccl" if on_gpu else "gloo", store=fresh, rank=rank, world_size=count)
     try:
         yield Group(rank, count, own, parallel)
     finally:

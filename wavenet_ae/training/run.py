@@ -48,13 +48,23 @@ class Run:
         """
         if again:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise ValueError(
-                f"{self.folder} exists already: a new run needs a new folder (run=...); "
-                f"to go on with the old one say resume={self.folder}"
-            )
+        else:
+            self._occupy()
         with files.whole(self.folder / "config.yaml") as partial:
             partial.write_text(config)
+
+    def _occupy(self) -> None:
+        """Be the only one who begins a run here, of all who try at the same moment."""
+        is_new = not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir()))
+        if is_new:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (self.folder / "config.yaml").touch(exist_ok=False)
+                return
+        raise ValueError(
+            f"{self.folder} exists already: a new run needs a new folder (run=...); "
+            f"to go on with the old one say resume={self.folder}"
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
