@@ -118,6 +118,25 @@ def test_one_bad_file_does_not_stop_the_others(prepare, recordings, tmp_path):
     assert sum(len(notes.load(tmp_path / "out", split)) for split in notes.splits(tmp_path / "out")) == 9
 
 
+def test_notes_are_made_by_one_thread_and_the_others_are_given_back(prepare, recordings, tmp_path, monkeypatch):
+    """Threads that wait for each other make it ten times slower where somebody else works too."""
+    threads, before = [], torch.get_num_threads()
+    write = audio.write
+
+    def noting(path, wave):
+        threads.append(torch.get_num_threads())
+        write(path, wave)
+
+    monkeypatch.setattr(audio, "write", noting)
+    torch.set_num_threads(2)
+    try:
+        assert prepare(*of(recordings, tmp_path / "out"))[0] == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1] * 10
+
+
 def test_a_mended_file_is_added_and_the_rest_not_made_again(prepare, recordings, tmp_path):
     good = (recordings / "tone3-66.wav").read_bytes()
     (recordings / "tone3-66.wav").write_bytes(b"")
