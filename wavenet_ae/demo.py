@@ -1,72 +1,142 @@
-"""The whole line in minutes: train, reconstruct two notes it never heard, mix them, listen and look.
+"""The whole line in minutes: notes that a model never heard, their mix, a new instrument learnt; listen and look.
 
 Examples:
     python -m wavenet_ae.demo
-        trains the small model for seven minutes and writes demo/index.html
-    python -m wavenet_ae.demo minutes=30 out=better
-    python -m wavenet_ae.demo root=my/corpus out=mine
+        the first sound within a minute; then the trained model in the box learns a new instrument: demo/index.html
+    python -m wavenet_ae.demo minutes=0
+        no learning
+    python -m wavenet_ae.demo root=my/corpus checkpoint=model.safetensors minutes=30 out=mine
 """
 
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from wavenet_ae import audio, checkpoint, embeddings, figures, notes, page
-from wavenet_ae.command import Failed, audio_model, command
+from wavenet_ae import audio, checkpoint, embeddings, figures, mulaw, notes, page
+from wavenet_ae.command import Failed, command
 from wavenet_ae.embeddings import Embedding
-from wavenet_ae.models.autoencoder import Autoencoder
+from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
 from wavenet_ae.page import Cell, Section
 from wavenet_ae.synthesis import Sampling, Sound, render
 from wavenet_ae.training.run import Run
 
+Waves = dict[str, torch.Tensor]
+
 
 @command
 def main(cfg: DictConfig) -> None:
-    """Train, encode, mix, generate, show."""
-    out = Path(cfg.out)
-    pair = _two_notes(notes.load(cfg.root, "test"))
-    metrics = _train(cfg, out / "run")
-    model = audio_model(str(out / "run" / "model.safetensors"))
+    """Encode, mix, generate, show; then learn and show again."""
+    start, out = time.monotonic(), Path(cfg.out)
+    test = notes.load(cfg.root, "test")
+    pair = _two_notes(test)
+    model = _wavenet(cfg.checkpoint)
     originals = {note.name: audio.read(note.path)[: round(cfg.seconds * audio.SAMPLE_RATE)] for note in pair}
-    made = _generate(cfg, model, pair, originals, out)
-    figures.curve(out / "training.png", metrics)
+    encoded = {note.name: _encoded(model, note, originals[note.name]) for note in pair}
+    encoded |= {"mix": _mixed(model, *encoded.values())}
+    for name, embedding in encoded.items():
+        embeddings.write(out / f"{name}.npz", embedding)
     for name, wave in originals.items():
         audio.write(out / f"{name}.original.wav", wave)
+    made = _generated(cfg, model, encoded, out)
+    print(f"heard after {time.monotonic() - start:.0f} s: {', '.join(str(out / f'{name}.wav') for name in made)}")
     first, second = originals
-    figures.sheet(
-        out / "rainbowgrams.png",
-        [
-            [(f"{first} (original)", originals[first]), (f"{second} (original)", originals[second])],
-            [("its reconstruction", made[first]), ("its reconstruction", made[second]), ("half of each", made["mix"])],
-        ],
-    )
-    page.write(out / "index.html", "Two notes, and one that never was", _sections(out, first, second, metrics))
+    rows = [
+        [(f"{first} (original)", originals[first]), (f"{second} (original)", originals[second])],
+        [("its reconstruction", made[first]), ("its reconstruction", made[second]), ("half of each", made["mix"])],
+    ]
+    figures.sheet(out / "rainbowgrams.png", rows)
+    sections = _heard(out, first, second)
+    _show(out, sections)
+    if cfg.minutes:
+        known = max(pair, key=lambda note: _cost(model, note, originals[note.name]))
+        others = [note for note in test if note.instrument == known.instrument and note != known]
+        metrics = _learn(cfg, others, out)
+        learnt = _wavenet(out / "run" / "model.safetensors")
+        name = f"{known.name}.learnt"
+        made |= _generated(cfg, learnt, {name: _encoded(learnt, known, originals[known.name])}, out)
+        figures.curve(out / "training.png", metrics)
+        row = [("original", originals[known.name]), ("before", made[known.name]), ("after", made[name])]
+        figures.sheet(out / "learnt.png", [row])
+        _show(out, [*sections, *_learnt(out, known, len(others), metrics)])
     print(f"\nlisten and look: {out / 'index.html'}\nsounds: {', '.join(sorted(p.name for p in out.glob('*.wav')))}")
 
 
-def _train(cfg: DictConfig, run: Path) -> list[dict[str, Any]]:
-    """Train as a user would, unless an earlier demo did; the run's measurements."""
-    trained = run / "trained"
-    if trained.exists():
-        print(f"{run} was trained by an earlier demo: its model is used (delete {cfg.out} to begin anew)")
+def _two_notes(test: list[Note]) -> list[Note]:
+    """Two held-out notes of one pitch and unlike families, the loudest of each, from the middle of the keyboard."""
+    pitches = {note.pitch for note in test}
+    by_pitch = {p: {n.family: n for n in sorted(test, key=lambda n: n.velocity) if n.pitch == p} for p in pitches}
+    most = max(len(families) for families in by_pitch.values())
+    if most < 2:
+        raise ValueError("the test split has no two families at one pitch: expected notes that can be mixed")
+    pitch = min((p for p in pitches if len(by_pitch[p]) == most), key=lambda p: abs(p - 60))
+    families = by_pitch[pitch]
+    return [families[name] for name in sorted(families)[:2]]
+
+
+def _wavenet(path: str | Path) -> WaveNetAutoencoder:
+    model = checkpoint.load(path)
+    if not isinstance(model, WaveNetAutoencoder):
+        raise ValueError(f"{path} holds a {type(model).__name__}: expected a WaveNetAutoencoder")
+    return model
+
+
+@torch.inference_mode()
+def _cost(model: WaveNetAutoencoder, note: Note, wave: torch.Tensor) -> float:
+    """What a sample of a note costs, in nats: much, if the model does not know its instrument."""
+    code = mulaw.encode(wave[None, : wave.numel() // model.hop * model.hop])
+    return float(F.cross_entropy(model(code, torch.tensor([note.pitch])), code))
+
+
+def _encoded(model: WaveNetAutoencoder, note: Note, wave: torch.Tensor) -> Embedding:
+    values, fingerprint = embeddings.encode(model, wave), checkpoint.fingerprint(model)
+    return Embedding(values, fingerprint, model.hop, audio.SAMPLE_RATE, wave.numel(), note.name, note.pitch)
+
+
+def _mixed(model: WaveNetAutoencoder, *two: Embedding) -> Embedding:
+    """The average of two."""
+    a, b = embeddings.align(list(two), "pad", embeddings.silence(model))
+    return a._replace(values=embeddings.mix([a.values, b.values], [0.5, 0.5]), source=f"{a.source} + {b.source}")
+
+
+def _generated(cfg: DictConfig, model: WaveNetAutoencoder, encoded: dict[str, Embedding], out: Path) -> Waves:
+    """The sounds of some embeddings, side by side; each is written as soon as it is there."""
+    sounds, heard = [Sound(name, each.values, each.samples) for name, each in encoded.items()], {}
+    with tqdm(total=sum(s.samples for s in sounds), desc="generate", unit="sample", unit_scale=True) as bar:
+        sampling = Sampling(seed=cfg.seed, temperature=cfg.temperature)
+        for index, wave in render(model.decoder, sounds, sampling, bar.update):
+            heard[sounds[index].name] = wave
+            audio.write(out / f"{sounds[index].name}.wav", wave, comment="made by wavenet_ae's demo")
+    return heard
+
+
+def _learn(cfg: DictConfig, others: list[Note], out: Path) -> list[dict[str, Any]]:
+    """Learn an instrument from a folder of its notes as a user would, unless an earlier demo did; what was measured."""
+    recordings, corpus, run = out / "new-instrument", out / "corpus", out / "run"
+    ended = run / "ended"
+    if ended.exists():
+        print(f"{run} was trained by an earlier demo: its model is used (delete {out} to begin anew)")
+        return Run(run).metrics()
+    recordings.mkdir(exist_ok=True)
+    for note in others:
+        shutil.copy(note.path, recordings)
+    named = "source.pattern=INSTRUMENT-PITCH-VELOCITY"
+    _run_to_its_end("wavenet_ae.prepare", ["corpus=own", f"source.input={recordings}", named, f"out={corpus}"])
+    if any(run.glob("states/*.safetensors")):
+        arguments = [f"resume={run}"]
     else:
-        arguments = [f"minutes={cfg.minutes}"]
-        if any(run.glob("states/*.safetensors")):
-            arguments += [f"resume={run}"]
-        else:
-            arguments += [
-                f"run={run}",
-                f"notes.root={cfg.root}",
-                *(f"{name}={cfg[name]}" for name in ("batch", "crop", "threads")),
-            ]
-        _run_to_its_end("wavenet_ae.train", arguments)
-        trained.touch()
+        arguments = ["experiment=finetune", f"init={cfg.checkpoint}", f"notes.root={corpus}", f"run={run}"]
+        arguments += [*(f"{name}={cfg[name]}" for name in ("crop", "threads")), "listen_every=0"]
+    _run_to_its_end("wavenet_ae.train", [*arguments, f"minutes={cfg.minutes}"])
+    ended.touch()
     return Run(run).metrics()
 
 
@@ -87,52 +157,11 @@ def _run_to_its_end(module: str, arguments: list[str]) -> None:
         raise Failed(f"{module} ended with status {status}; its own message stands above")
 
 
-def _two_notes(test: list[Note]) -> list[Note]:
-    """Two held-out notes of one pitch and unlike families, the loudest of each, from the middle of the keyboard."""
-    pitches = {note.pitch for note in test}
-    by_pitch = {p: {n.family: n for n in sorted(test, key=lambda n: n.velocity) if n.pitch == p} for p in pitches}
-    most = max(len(families) for families in by_pitch.values())
-    if most < 2:
-        raise ValueError("the test split has no two families at one pitch: expected notes that can be mixed")
-    pitch = min((p for p in pitches if len(by_pitch[p]) == most), key=lambda p: abs(p - 60))
-    families = by_pitch[pitch]
-    return [families[name] for name in sorted(families)[:2]]
+def _show(out: Path, sections: list[Section]) -> None:
+    page.write(out / "index.html", "Two notes, and one that never was", sections)
 
 
-def _generate(
-    cfg: DictConfig, model: Autoencoder, pair: list[Note], originals: dict[str, torch.Tensor], out: Path
-) -> dict[str, torch.Tensor]:
-    """Both reconstructions and the mix, side by side; embeddings and sounds are written too."""
-    fingerprint = checkpoint.fingerprint(model)
-    made = {}
-    for note in pair:
-        wave = originals[note.name]
-        made[note.name] = Embedding(
-            embeddings.encode(model, wave),
-            fingerprint,
-            model.hop,
-            audio.SAMPLE_RATE,
-            wave.numel(),
-            note.name,
-            note.pitch,
-        )
-    a, b = embeddings.align(list(made.values()), "pad", embeddings.silence(model))
-    made["mix"] = a._replace(values=embeddings.mix([a.values, b.values], [0.5, 0.5]), source=f"{a.source} + {b.source}")
-    for name, embedding in made.items():
-        embeddings.write(out / f"{name}.npz", embedding)
-    sounds = [Sound(name, embedding.values, embedding.samples) for name, embedding in made.items()]
-    heard = {}
-    with tqdm(total=sum(s.samples for s in sounds), desc="generate", unit="sample", unit_scale=True) as bar:
-        sampling = Sampling(seed=cfg.seed, temperature=cfg.temperature)
-        for index, wave in render(model.decoder, sounds, sampling, bar.update):
-            heard[sounds[index].name] = wave
-            audio.write(out / f"{sounds[index].name}.wav", wave, comment="made by wavenet_ae's demo")
-    return heard
-
-
-def _sections(out: Path, first: str, second: str, metrics: list[dict[str, Any]]) -> list[Section]:
-    held_out = [line["valid_nats"] for line in metrics if "valid_nats" in line]
-    steps = max(int(line["step"]) for line in metrics)
+def _heard(out: Path, first: str, second: str) -> list[Section]:
     return [
         Section(
             "Originals",
@@ -141,8 +170,7 @@ def _sections(out: Path, first: str, second: str, metrics: list[dict[str, Any]])
         ),
         Section(
             "From 16 numbers every 32 ms",
-            f"What the model makes of their embeddings after {steps:,} steps, and of the average of the two. "
-            "So short a training gives the note and its outline in noise; train longer for more.",
+            "What the model makes of their embeddings, and of the average of the two.",
             [
                 Cell(first, out / f"{first}.wav", "reconstruction"),
                 Cell(second, out / f"{second}.wav", "reconstruction"),
@@ -150,11 +178,28 @@ def _sections(out: Path, first: str, second: str, metrics: list[dict[str, Any]])
             ],
             out / "rainbowgrams.png",
         ),
+    ]
+
+
+def _learnt(out: Path, known: Note, others: int, metrics: list[dict[str, Any]]) -> list[Section]:
+    held_out = [line["valid_nats"] for line in metrics if "valid_nats" in line]
+    steps = max(int(line["step"]) for line in metrics)
+    minutes = max(line["seconds"] for line in metrics) / 60
+    return [
         Section(
-            "Training",
-            f"Held-out notes cost {held_out[0]:.2f} nats a sample before training (ln 256 = 5.55 is knowing nothing) "
-            f"and {held_out[-1]:.2f} after.",
-            picture=out / "training.png",
+            "A new instrument learnt",
+            f"The same model after {steps:,} steps, {minutes:.1f} minutes in all, on {others} other notes of "
+            f"{known.instrument}, a few of them held out: these cost {held_out[0]:.2f} nats a sample before and "
+            f"{held_out[-1]:.2f} after. Your own sounds are learnt alike: put them in {out / 'new-instrument'}.",
+            [
+                Cell("original", out / f"{known.name}.original.wav"),
+                Cell("before", out / f"{known.name}.wav"),
+                Cell("after", out / f"{known.name}.learnt.wav", "this note was not among those it learnt from"),
+            ],
+            out / "learnt.png",
+        ),
+        Section(
+            "The course of it", "Nats a sample; knowing nothing costs ln 256 = 5.55.", picture=out / "training.png"
         ),
     ]
 

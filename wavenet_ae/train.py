@@ -5,6 +5,8 @@ Examples:
         the small model on the notes in the box; no GPU needed
     python -m wavenet_ae.train resume=runs/small-2026-11-20_12-00-00 steps=50000
         go on exactly where that run stopped, and further
+    python -m wavenet_ae.train experiment=finetune notes.root=data/own
+        minutes more for the model in the box, on ten sounds of yours (python -m wavenet_ae.prepare corpus=own ...)
     python -m wavenet_ae.train experiment=nsynth notes.root=/data/nsynth device=cuda
         the published model and recipe; experiment=baseline is the spectral one it was compared with
     python -m wavenet_ae.train -m experiment=smoke batch=2,4 seed=0,1
@@ -142,11 +144,31 @@ def _settled(cfg: DictConfig) -> DictConfig:
     cfg.device = str(device_named(cfg.device))
     if cfg.precision == "auto":
         cfg.precision = "bf16" if cfg.device.startswith("cuda") else "fp32"
+    if cfg.init:
+        _begin_with(cfg)
     if cfg.optimizer.get("fused", False) is None:
         cfg.optimizer.fused = cfg.device.startswith("cuda")
     cfg.threads = cfg.threads or torch.get_num_threads()  # sums depend on it in the last bit
     cfg.notes.root = str(Path(str(cfg.notes.root)).absolute())
     return cfg
+
+
+def _begin_with(cfg: DictConfig) -> None:
+    """Make the model to train that of the checkpoint `init`.
+
+    Raises:
+        ValueError: another model was asked for.
+    """
+    cfg.init = str(Path(str(cfg.init)).absolute())
+    begun = checkpoint.describe(cfg.init)
+    asked = [each for each in HydraConfig.get().overrides.task if each.lstrip("+~").startswith(("model=", "model."))]
+    if asked and _plain(cfg.model) != begun.model:
+        raise ValueError(
+            f"init={cfg.init} is a model of other sizes than {', '.join(asked)} asks for: a trained model keeps its "
+            "sizes; leave out one of the two"
+        )
+    with open_dict(cfg):
+        cfg.model, cfg.begun = begun.model, {"corpus": begun.corpus, "licence": begun.licence}
 
 
 def _resumed(asked: DictConfig) -> DictConfig:
@@ -191,9 +213,23 @@ def _corpora(cfg: DictConfig) -> tuple[list[Note], list[Note]]:
         if missing := sorted(set(cfg.only) - {note.name for note in only}):
             raise ValueError(f"{', '.join(missing)} is not in the train split of {cfg.notes.root}: expected its notes")
         return only, only
+    if cfg.valid_share is not None:
+        return _parted(train, float(cfg.valid_share), cfg.notes.root)
     valid = notes.load(split=cfg.valid_split, **cfg.notes)
     notes.check_disjoint(train=train, valid=valid)
     return train, valid
+
+
+def _parted(found: list[Note], share: float, root: str) -> tuple[list[Note], list[Note]]:
+    """Notes to train on, and a share of them, evenly spread, to validate on; they may be of one instrument."""
+    count = max(1, round(share * len(found)))
+    if not 0 < share < 1 or count >= len(found):
+        raise ValueError(
+            f"valid_share={share} of the {len(found)} notes in the train split of {root}: expected a share between 0 "
+            "and 1 that leaves a note to learn from and one to validate on"
+        )
+    held = {(2 * i + 1) * len(found) // (2 * count) for i in range(count)}
+    return [note for i, note in enumerate(found) if i not in held], [found[i] for i in sorted(held)]
 
 
 def _objective(cfg: DictConfig, group: Group) -> Descent:
@@ -201,6 +237,8 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
     torch.set_num_threads(cfg.threads)
     torch.manual_seed(cfg.seed)
     model = models.build(_plain(cfg.model))
+    if cfg.init and not cfg.resume:
+        model.load_state_dict(checkpoint.load(cfg.init).state_dict())
     kind, own = _kind(cfg, model)
     formats = {"fp32": None, "bf16": torch.bfloat16}
     if cfg.precision not in formats:
@@ -276,8 +314,11 @@ def _hooks(
         for name, value in values.items():
             board.add_scalar(name, value, step)
 
+    corpus = Path(cfg.notes.root).name
+    if cfg.begun:
+        corpus, licence = f"{cfg.begun.corpus}, then {corpus}", f"{cfg.begun.licence}; then {licence}"
+
     def keep(step: int) -> None:
-        corpus = Path(cfg.notes.root).name
         meta = checkpoint.Meta(_plain(cfg.model), audio.SAMPLE_RATE, model.hop, step, "ema", corpus, licence)
         checkpoint.save(run.folder / "model.safetensors", model, meta)
 

@@ -1,0 +1,119 @@
+"""Training that begins with a trained model: its weights and sizes, a few notes of one's own, and whence both."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from wavenet_ae import audio, checkpoint, notes
+
+SMOKE = ["experiment=smoke", "listen_every=0", "threads=1"]
+
+
+@pytest.fixture
+def trained(command, corpus):
+    """A tiny model that learned a little: its file."""
+    done = command("train", *SMOKE, "run=first", f"notes.root={corpus}", "ema_decay=0.5")
+    assert done.status == 0, done.err
+    return Path("first/model.safetensors").absolute()
+
+
+def measured(run, key="valid_nats"):
+    lines = map(json.loads, Path(run, "metrics.jsonl").read_text().splitlines())
+    return [line[key] for line in lines if key in line]
+
+
+def test_a_run_begins_with_the_weights_it_is_given(command, corpus, trained):
+    done = command("train", *SMOKE, "run=second", f"notes.root={corpus}", f"init={trained}", "steps=10")
+    assert done.status == 0, done.err
+    assert measured("second")[0] == pytest.approx(measured("first")[-1], abs=1e-6)
+    assert measured("second")[-1] < measured("second")[0], "and it goes on learning"
+
+
+def test_the_sizes_are_those_of_the_model_begun_with(command, corpus, trained):
+    done = command("train", "run=second", f"notes.root={corpus}", f"init={trained}", "steps=1", "listen_every=0")
+    assert done.status == 0, done.err
+    begun, made = checkpoint.describe(trained), checkpoint.describe("second/model.safetensors")
+    assert made.model == begun.model, "although the default experiment trains another one"
+    asked = ["model.decoder.width=24", f"init={trained}", "run=third", f"notes.root={corpus}"]
+    done = command("train", *SMOKE, *asked)
+    assert done.status == 1
+    assert "is a model of other sizes than model.decoder.width=24 asks for: a trained model keeps its sizes" in done.err
+    assert not Path("third").exists()
+
+
+def test_a_model_says_what_it_learned_from_first_and_then(command, corpus, trained, tmp_path):
+    mine = tmp_path / "mine"
+    shutil.copytree(corpus, mine)
+    (mine / "prepare.json").write_text(json.dumps({"licence": "CC0"}))
+    done = command("train", *SMOKE, "run=second", f"notes.root={mine}", f"init={trained}", "steps=2")
+    assert done.status == 0, done.err
+    meta = checkpoint.describe("second/model.safetensors")
+    assert (meta.corpus, meta.licence) == (f"{corpus.name}, then mine", "unknown; then CC0")
+
+
+def test_a_run_goes_on_without_the_file_it_was_begun_with(command, corpus, trained):
+    settings = [*SMOKE, f"notes.root={corpus}", f"init={trained}"]
+    whole = command("train", *settings, "run=whole", "steps=10")
+    assert whole.status == 0, whole.err
+    assert command("train", *settings, "run=halves", "steps=5").status == 0
+    trained.unlink()
+    done = command("train", "resume=halves", "steps=10")
+    assert done.status == 0, done.err
+    ours, theirs = (checkpoint.load(f"{run}/model.safetensors").state_dict() for run in ("halves", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert checkpoint.describe("halves/model.safetensors") == checkpoint.describe("whole/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("init", "message"),
+    [
+        ("nowhere.safetensors", "nowhere.safetensors does not exist: expected a checkpoint (.safetensors)"),
+        ("noise.safetensors", "is not a safetensors file: expected a checkpoint of wavenet_ae"),
+    ],
+)
+def test_what_cannot_be_begun_with_is_refused_before_anything_is_made(command, corpus, init, message):
+    Path("noise.safetensors").write_bytes(bytes(100))
+    done = command("train", *SMOKE, "run=run", f"notes.root={corpus}", f"init={init}")
+    assert done.status == 1
+    assert message in done.err
+    assert not Path("run").exists()
+
+
+def test_ten_recordings_of_one_instrument_lower_the_loss_on_those_held_out(command, corpus, trained):
+    """As the README says it: recordings to a corpus, the corpus to a model."""
+    tones = [note.path for note in notes.load(corpus, "test")]
+    for number in range(10):
+        wave = audio.read(tones[number % len(tones)])
+        audio.write(Path("my sounds") / f"flute-{50 + number}.wav", 0.7 * wave.roll(100 * number))
+    done = command(
+        "prepare.__main__", "corpus=own", "source.input=my sounds", "source.pattern=INSTRUMENT-PITCH", "out=own"
+    )
+    assert done.status == 0, done.err
+    assert notes.splits("own") == ["train"]
+    arguments = ["notes.root=own", f"init={trained}", "run=mine", "steps=40", "valid_batches=4", "listen_every=0"]
+    done = command("train", "experiment=finetune", *arguments)
+    assert done.status == 0, done.err
+    assert "8 notes to learn, 2 held out" in done.out
+    assert measured("mine")[-1] < measured("mine")[0] - 0.01
+
+
+@pytest.mark.parametrize("share", ["0", "1", "0.9", "-0.2"])
+def test_a_share_that_leaves_nothing_is_refused(command, corpus, share):
+    done = command("train", *SMOKE, "run=run", f"notes.root={corpus}", f"valid_share={share}", "notes.pitches=[45,45]")
+    assert done.status == 1
+    assert f"valid_share={float(share)} of the 2 notes in the train split" in done.err
+
+
+def test_the_model_in_the_box_is_what_its_card_says():
+    """`experiment=finetune` and the demo begin with it."""
+    path = Path(__file__).parents[1] / "data" / "models" / "small.safetensors"
+    model, meta = checkpoint.load(path), checkpoint.describe(path)
+    assert path.stat().st_size < 8e6
+    assert sum(parameter.numel() for parameter in model.parameters()) == 1_366_544
+    assert (meta.step, meta.weights, meta.corpus) == (7170, "ema", "gm (conf/corpus/gm.yaml)")
+    silence = model.embed(torch.zeros(1, 4096))
+    assert silence.shape == (1, 16, 8)
+    assert silence.isfinite().all()
