@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import tone
+from omegaconf import OmegaConf
 
 from wavenet_ae import audio, checkpoint, models, mulaw, notes, tables
+from wavenet_ae.command import CONF
 from wavenet_ae.evaluate import report, scores
+from wavenet_ae.evaluate.ears import Ears
 from wavenet_ae.evaluate.trial import Trial
-from wavenet_ae.metrics import entanglement, pitch
+from wavenet_ae.metrics import constant_q, entanglement, pitch, spectral
 from wavenet_ae.metrics.bootstrap import Estimate
 from wavenet_ae.synthesis import Sampling
 
@@ -95,7 +98,7 @@ def test_two_models_side_by_side(evaluate):
     page = Path("evaluation/report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page), "it stands alone"
     assert page.count("data:audio/wav;base64,") == 3, "one note: the original and two reconstructions"
-    assert page.count("data:image/png;base64,") == 3 + 2 * 2
+    assert page.count("data:image/png;base64,") == 3 + 2 * 2 + 1
 
 
 def test_what_is_made_is_not_made_again_and_neither_batch_nor_company_changes_it(evaluate):
@@ -134,6 +137,46 @@ def test_silence_short_and_long_notes_and_notes_without_labels(evaluate, tmp_pat
     done = evaluate("checkpoint=told.safetensors", f"notes.root={root}")
     assert done.status == 1
     assert "told is conditioned on pitch and 3 notes have none (whistle_acoustic_000-000-100, " in done.err
+
+
+BASELINE = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "baseline_tiny.yaml")) | {"pitch_conditioning": False}
+BOTH = "checkpoint=[a.safetensors,baseline.safetensors]"
+
+
+@pytest.fixture
+def baseline(evaluate):
+    """A spectral model beside the WaveNet."""
+    save("baseline.safetensors", BASELINE)
+
+
+def test_silence_alone_is_measured_as_far_as_silence_can_be(evaluate, baseline, tmp_path):
+    root = corpus_of(tmp_path / "silent", {f"bass_acoustic_000-{p:03d}-100": torch.zeros(3000) for p in (40, 52)})
+    done = evaluate(BOTH, f"notes.root={root}", "seconds=null", "show=2", "iterations=1")
+    assert done.status == 0, done.err
+    for name in ("a", "baseline"):
+        assert f"Left out: {name}: in no frame have both it and the original a pitch." in done.out
+        column = found()["results"][name]
+        assert "cents" not in column
+        assert all(math.isfinite(each["value"]) for each in column.values())
+    assert found()["results"]["baseline"]["spectral_db"]["value"] == 0, "its level says so: silence stays silence"
+    assert found()["results"]["baseline"]["voicing"]["value"] == 1
+    assert Path("evaluation/report.html").stat().st_size > 100_000
+
+
+def test_notes_of_100_samples_have_all_but_a_frechet_distance(evaluate, baseline, tmp_path):
+    names = ["bass_acoustic_000-040-100", "reed_acoustic_001-127-100"]  # the second above half the sample rate
+    root = corpus_of(tmp_path / "short", {name: tone(57, 0.1)[:100] for name in names})
+    done = evaluate(BOTH, f"notes.root={root}", "seconds=null", "show=2", "iterations=1")
+    assert done.status == 0, done.err
+    for name in ("a", "baseline"):
+        column = found()["results"][name]
+        assert {"spectral_db", "constant_q", "voicing", "pitch", "family_balanced", "frechet"} <= set(column)
+        assert column["spectral_db"]["notes"] == 2
+    assert found()["models"]["a"]["frechet"]["frechet"]["windows"] == 2, "a short note is a window of its own"
+    done = evaluate("checkpoint=a.safetensors", f"notes.root={root}", "seconds=null", "limit=1", "out=one")
+    assert done.status == 0, done.err
+    assert "Left out: a: a Frechet distance needs two windows of sound, of about a second each." in done.out
+    assert "frechet" not in found("one")["results"]["a"]
 
 
 def test_one_note_alone_has_values_and_no_intervals(evaluate):
@@ -189,6 +232,28 @@ def test_nats_are_those_of_the_whole_network_whatever_the_lengths(tmp_path, batc
         with torch.no_grad():
             cost = torch.nn.functional.cross_entropy(model.decoder(code, value[None]), code, reduction="none")
         assert found_nats == pytest.approx(float(cost[0, : len(wave)].double().mean()), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("description", [WAVENET, BASELINE], ids=["wavenet", "baseline"])
+def test_a_note_of_a_minute_is_made_and_measured_whole(tmp_path, description):
+    torch.manual_seed(0)
+    model, wave = models.build(description).eval(), 0.3 * torch.sin(torch.arange(60 * 16_000) * 0.0864)
+    trial = Trial("a", model, "", tmp_path)
+    note = notes.Note("long", tmp_path, 57, 100, "", "", "")
+    values, _ = trial.embed([wave], lambda count: None)
+    [sound] = trial.sounds([note], [wave], values)
+    sampling = Sampling(threads=1, iterations=1)
+    trial.reconstruct([sound], sampling, lambda count: None)
+    made = trial.heard(sound)
+    assert len(made) == len(wave)
+    assert math.isfinite(spectral.distance(wave, made))
+    assert math.isfinite(constant_q.error(wave, made))
+    [nats] = trial.nats([sound], [wave], sampling, lambda count: None)
+    assert math.isnan(nats) if description is BASELINE else nats == pytest.approx(math.log(256), rel=0.1)
+    torch.manual_seed(0)
+    heard = Ears(models.build(EAR).eval()).features(wave)["frechet"]
+    assert heard.shape == (59, 6), "pieces of 1.024 s; a last one of more than half would be another"
 
 
 def test_a_copy_is_perfect():

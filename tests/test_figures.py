@@ -104,6 +104,22 @@ def test_principal_axes_are_those_of_the_variance():
     assert figures._principal(np.zeros((3, 1)))[0].shape == (3, 2), "one number, no variance at all"
 
 
+def test_bars_stand_for_names_and_for_numbers_where_they_lie(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    figures.bars(tmp_path / "a.png", {"family": {"bass": 3, "reed": 1}, "pitch": {"40": 2, "52": 5}}, up="notes")
+    names, numbers = drawn[0].axes
+    assert [label.get_text() for label in names.get_xticklabels()] == ["bass", "reed"]
+    assert [bar.get_height() for bar in names.patches] == [3, 1]
+    assert [round(bar.get_center()[0]) for bar in numbers.patches] == [40, 52]
+    assert names.get_ylabel() == "notes"
+
+
+def test_a_pitch_above_what_the_sample_rate_holds_has_no_harmonics_to_draw(tmp_path):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        figures.harmonics(tmp_path / "a.png", [("a", sine(440, 0.1))], hz=9000.0)
+
+
 def test_pictures_of_a_sound_and_of_embeddings(tmp_path):
     sounds = [("original", sine(220, 0.2)), ("silence", torch.zeros(100))]
     figures.spectrogram(tmp_path / "a.png", sounds)

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from wavenet_ae import checkpoint, notes, tables
@@ -46,6 +47,8 @@ def main(cfg: DictConfig) -> None:
         trial.check(chosen)
     for trial in trials if cfg.overwrite else ():
         trial.forget()
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
     originals, rows = listen(chosen, length, ears)
     verdicts = {trial.name: tried(trial, originals, known, ears, sampling, length) for trial in trials}
     table = {ORIGINAL: scores.summary(rows)} if ears.classifier else {}
@@ -125,7 +128,9 @@ def _write(
     tables.write_json(out / "evaluation.json", values)
     parts = gallery.shows(out / "pictures", table, originals, verdicts, shown, remarks)
     parts[1:1] = gallery.distances(table, verdicts, listeners)
-    report.write_html(out / "report.html", f"{', '.join(verdicts)} on {len(originals.notes)} notes of {corpus}", parts)
+    part = "" if cfg.seconds is None else f", the first {cfg.seconds:g} s of each"
+    title = f"{', '.join(verdicts)} on {len(originals.notes)} notes of {corpus}{part}"
+    report.write_html(out / "report.html", title, parts)
 
 
 if __name__ == "__main__":

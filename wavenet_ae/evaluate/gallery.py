@@ -21,6 +21,10 @@ _COSTS = {
     "hop": "samples a frame",
 }
 
+_RAINBOWS = (
+    "Rainbowgrams: pitch over time; brightness is the level below each sound's own loudest point, black from 70 dB on; "
+    "hue is how the phase turns, so that a steady partial has one colour."
+)
 _SHRUNK = {"shrinkage_originals": "shrunk, originals", "shrinkage_made": "shrunk, made"}
 _DISTANCES = (
     "Each second of sound or so is a point; two clouds of points are compared. Few points leave the shape of a cloud "
@@ -39,13 +43,14 @@ def shows(
 ) -> list[Show]:
     """Everything the report says, its pictures drawn into `folder` and its sounds written there."""
     said = (
-        "In brackets: 95% intervals by bootstrap over notes. Intervals of distances of few notes are wide for a reason."
+        "In brackets: 95% intervals by bootstrap over notes. One without width says that all of these few notes agree, "
+        "not that others would; a dash, that this is not measured there."
     )
     parts = [Show("Results", "\n".join([said, *(f"Left out: {remark}." for remark in remarks)]), results(table))]
     parts += [_note(folder, originals, verdicts, place) for place in shown]
     parts += _embeddings(folder, originals, verdicts, shown)
     parts.append(Show("Cost", "On this machine, several notes side by side.", _costs(verdicts)))
-    parts.append(Show("The notes", "How many there are of each.", _balance(originals.notes)))
+    parts.append(_balance(folder, originals.notes))
     return parts
 
 
@@ -72,31 +77,33 @@ def _note(folder: Path, originals: Heard, verdicts: Mapping[str, Verdict], place
     pictures = [folder / f"{note.name}.rainbowgrams.png", folder / f"{note.name}.spectrograms.png"]
     figures.sheet(pictures[0], [list(sounds.items())])
     figures.spectrogram(pictures[1], list(sounds.items()))
-    if note.pitch:
+    said = [_RAINBOWS, "Spectrograms: level in dB below the loudest point of all."]
+    if note.pitch and (hz := 440 * 2 ** ((note.pitch - 69) / 12)) < audio.SAMPLE_RATE / 2:
         pictures.append(folder / f"{note.name}.harmonics.png")
-        figures.harmonics(pictures[-1], list(sounds.items()), hz=440 * 2 ** ((note.pitch - 69) / 12))
-    text = "Rainbowgrams (hue is phase, brightness is level), spectrograms, and the first harmonics over time."
-    return Show(note.name, text, (), pictures, paths)
+        figures.harmonics(pictures[-1], list(sounds.items()), hz=hz)
+        said.append(f"Levels of the first harmonics of MIDI pitch {note.pitch} ({hz:.0f} Hz) over time.")
+    return Show(note.name, "\n".join(said), (), pictures, paths)
 
 
 def _embeddings(folder: Path, originals: Heard, verdicts: Mapping[str, Verdict], shown: Sequence[int]) -> list[Show]:
     """Where each model puts the notes, and the embedding of the first note shown where it has a course in time."""
     parts = []
     for name, verdict in verdicts.items():
-        pictures = []
+        pictures, said = [], []
         if len(originals.notes) > 1:
+            said.append("Each note's embedding, averaged over time, on its two principal axes.")
             pictures.append(folder / f"{name}.scatter.png")
             points = np.stack([each.mean(axis=1) for each in verdict.embeddings])
             labels = [note.pitch for note in originals.notes], [note.family for note in originals.notes]
             figures.scatter(pictures[-1], points, *labels, title=name)
         timed = [place for place in shown if verdict.embeddings[place].shape[1] > 1]
         if timed:
+            said.append("One of them over time: a row for each of its numbers.")
             pictures.append(folder / f"{name}.embedding.png")
             title = f"{name}: {originals.notes[timed[0]].name}"
             figures.embedding(pictures[-1], verdict.embeddings[timed[0]], hop=verdict.about["hop"], title=title)
         if pictures:
-            text = "Each note's embedding, averaged over time, on its two principal axes; and one of them over time."
-            parts.append(Show(f"Embeddings of {name}", text, (), pictures))
+            parts.append(Show(f"Embeddings of {name}", "\n".join(said), (), pictures))
     return parts
 
 
@@ -106,6 +113,16 @@ def _costs(verdicts: Mapping[str, Verdict]) -> Grid:
     return [["", *verdicts], *rows]
 
 
-def _balance(notes: Sequence[Note]) -> Grid:
-    rows = [[what, each, str(count)] for what, counts in balance(notes).items() for each, count in counts.items()]
-    return [["", "which", "notes"], *rows]
+def _balance(folder: Path, notes: Sequence[Note]) -> Show:
+    """How many notes there are of each kind, as a picture, and the kinds there are most and fewest of."""
+    counts = balance(notes)
+    instruments = counts.pop("instruments")["all"]
+    rows = [["instrument", str(instruments), "", ""]]
+    for what, found in counts.items():
+        order = sorted(found, key=found.__getitem__)
+        fewest, most = order[0], order[-1]
+        rows.append([what, str(len(found)), f"{most} ({found[most]})", f"{fewest} ({found[fewest]})"])
+    picture = folder / "balance.png"
+    figures.bars(picture, counts, up="notes")
+    text = f"{len(notes)} notes: how they are spread over the corpus' labels."
+    return Show("The notes", text, [["", "different", "most notes", "fewest notes"], *rows], [picture])

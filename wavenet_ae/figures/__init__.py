@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def sheet(
         raise ValueError(f"{path} was not written: there is nothing to draw")
     longest = max(wave.numel() for row in rows for _, wave in row) / SAMPLE_RATE
     columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(3.4 * columns + 0.8, 2.5 * len(rows) + 0.9), layout="constrained")
+    figure = _figure(3.4 * columns + 0.8, 2.5 * len(rows) + 0.9)
     axes = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
     for across, row in zip(axes, rows, strict=True):
         for axis in across[len(row) :]:
@@ -98,7 +99,7 @@ def curve(
 
     `unit` is the cost's name in `metrics`; `per` says of what it is.
     """
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    figure = _figure(7, 3.6)
     axis = figure.subplots()
     for key, label, style in ((unit, "training crops", "-"), (f"valid_{unit}", "held-out notes", "o-")):
         points = [(line["step"], line[key]) for line in metrics if key in line]
@@ -168,12 +169,12 @@ def scatter(
     places, shares = _principal(points)
     figure, (left, right) = _row(path, 2, 4.6, 4.2)
     drawn = left.scatter(*places.T, c=pitches, cmap="cividis", s=30, edgecolors="black", linewidths=0.4)
-    figure.colorbar(drawn, ax=left, label="pitch (MIDI)", ticks=MaxNLocator(integer=True))
+    figure.colorbar(drawn, ax=left, label="pitch (MIDI)", location="top", ticks=MaxNLocator(integer=True))
     for number, family in enumerate(sorted(set(families))):
         chosen = [i for i, each in enumerate(families) if each == family]
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         right.scatter(*places[chosen].T, color=colour, marker=marker, s=30, label=family)
-    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    right.legend(title="family", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     for axis in (left, right):
         axis.set_xlabel(f"first principal axis ({shares[0]:.0%} of the variance)")
     left.set_ylabel(f"second ({shares[1]:.0%})")
@@ -224,16 +225,38 @@ def sizes(
     _save(figure, path)
 
 
+def bars(path: str | Path, panels: Mapping[str, Mapping[str, int]], *, up: str) -> None:
+    """Save how many there are of each, panels side by side: names in their order, numbers where they lie.
+
+    Raises:
+        ValueError: there is no panel.
+    """
+    figure, axes = _row(path, len(panels), 3.4, 3.0)
+    for axis, (title, counts) in zip(axes, panels.items(), strict=True):
+        are_numbers = all(name.isdecimal() for name in counts)
+        axis.bar(
+            [int(name) for name in counts] if are_numbers else list(counts), list(counts.values()), color=_COLOURS[0]
+        )
+        axis.set_title(title, fontsize=9)
+        if are_numbers:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        else:
+            axis.tick_params("x", rotation=90)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[0].set_ylabel(up)
+    _save(figure, path)
+
+
 def harmonics(
     path: str | Path, sounds: Sequence[tuple[str, Float[Tensor, " _"]]], *, hz: float, count: int = 6
 ) -> None:
     """Save how the first harmonics of a note of `hz` Hz rise and fade, of named sounds side by side.
 
     Raises:
-        ValueError: there is no sound.
+        ValueError: there is no sound, or no harmonic below half the sample rate.
     """
-    figure, axes = _row(path, len(sounds), 3.6, 3.4)
     multiples = [n for n in range(1, count + 1) if n * hz < SAMPLE_RATE / 2]
+    figure, axes = _row(path, len(sounds) if multiples else 0, 3.6, 3.4)
     tracks = [_harmonic_levels(wave, [n * hz for n in multiples]) for _, wave in sounds]
     loudest = max(float(levels.max()) for levels in tracks)
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(multiples)))
@@ -272,10 +295,15 @@ def _principal(points: Float[np.ndarray, "notes dims"]) -> tuple[Float[np.ndarra
     return places, shares
 
 
+def _figure(width: float, height: float) -> Figure:
+    """Empty, in inches; wide enough between panels that the ends of two axes of time do not run into each other."""
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12))
+
+
 def _row(path: str | Path, panels: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     if not panels:
         raise ValueError(f"{path} was not written: there is nothing to draw")
-    figure = Figure(figsize=(width * panels + 1.0, height), layout="constrained")
+    figure = _figure(width * panels + 1.0, height)
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
