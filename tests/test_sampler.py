@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from voices import inputs
 
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder
-from wavenet_ae.sampler import dice
+from wavenet_ae.sampler import cuda, dice
+from wavenet_ae.sampler.cuda import device
 
 ONE = Decoder(layers=1, stages=1, width=1, skip_width=1, kernel_size=1, embedding_dims=1, hop=1).double()
 EXACT = [engine for engine in sampler.ENGINES if sampler.unavailable(engine, ONE) is None]
@@ -119,6 +121,25 @@ def test_auto_takes_the_first_of_the_table_that_can_run(tiny, monkeypatch):
         opened(1, "int8")
     monkeypatch.setitem(sys.modules, "wavenet_ae.sampler.cached", None)
     assert opened(1) == "batched", "a package that is not installed is a reason too"
+
+
+@pytest.mark.parametrize(("blocks", "shared", "why"), [(4, 1000, "bytes of shared memory"), (4, 10**6, "run together")])
+def test_auto_leaves_out_an_engine_without_room_and_says_so(tiny, monkeypatch, caplog, blocks, shared, why):
+    """A GPU too small for the kernel: by its memory, or because not all blocks can be there at the same time."""
+    decoder = tiny(torch.float32)
+    gpu = object.__new__(device.Gpu)
+    gpu.device, gpu.blocks, gpu.shared = decoder.start.weight.device, blocks, shared
+    gpu.load = lambda plan: gpu._check(None, plan)
+    occupancy = SimpleNamespace(cuOccupancyMaxActiveBlocksPerMultiprocessor=lambda *_: (0, 0))
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(driver=occupancy))
+    monkeypatch.setattr(cuda, "unavailable", lambda *_: None)
+    monkeypatch.setattr(device, "Gpu", lambda *_: gpu)
+    monkeypatch.setitem(sampler.FASTEST, "cpu", ((8, "cuda"), (9, "batched")))
+    assert type(sampler.open_voices(decoder, 2)).__module__ == "wavenet_ae.sampler.batched"
+    assert "engine 'cuda', the fastest, is left out here" in caplog.text
+    assert why in caplog.text
+    with pytest.raises(ValueError, match=why):
+        sampler.open_voices(decoder, 2, engine="cuda")
 
 
 @given(seed=st.integers(0, 2**64 - 1), note=st.integers(0, 2**64 - 1), start=st.integers(0, 999), n=st.integers(1, 50))

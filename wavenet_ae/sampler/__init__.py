@@ -10,6 +10,7 @@ Randomness is an input, so any two engines can be compared sample by sample. `re
 """
 
 import importlib
+import logging
 import math
 from collections.abc import Iterator
 from types import ModuleType
@@ -25,11 +26,16 @@ from wavenet_ae.sampler import dice
 
 ENGINES = ("reference", "cached", "cpu", "batched", "cuda")
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
-FASTEST = {  # by device: up to so many voices, the engine to try first. The rows of CUDA are counted, not yet measured
+log = logging.getLogger(__name__)
+FASTEST = {  # by device: up to so many voices, the engine to try first; measured, see benchmarks/results
     "cpu": ((math.inf, "cpu"), (math.inf, "cached")),
     "cuda": ((8, "cuda"), (math.inf, "batched"), (math.inf, "cpu"), (math.inf, "cached")),
     "mps": ((math.inf, "cpu"), (math.inf, "cached")),
 }
+
+
+class DoesNotFit(ValueError):
+    """An engine can run here, but not with so many voices of so large a decoder."""
 
 
 @runtime_checkable
@@ -73,7 +79,7 @@ def open_voices(
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if engine == "auto":
-        engine = _fastest(decoder, batch, precision)
+        return _fastest(decoder, batch, precision, threads)
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}: choose one of auto, {', '.join(ENGINES)}")
     if reason := unavailable(engine, decoder, precision):
@@ -182,14 +188,20 @@ def _check_embedding(embedding: Tensor) -> None:
         )
 
 
-def _fastest(decoder: Decoder, batch: int, precision: str) -> str:
+def _fastest(decoder: Decoder, batch: int, precision: str, threads: int | None) -> Voices:
+    """Voices of the first engine that can run here and has room for them."""
     reasons = {}
     for most, engine in FASTEST.get(decoder.start.weight.device.type, FASTEST["cpu"]):
         if batch > most:
             continue
         reasons[engine] = unavailable(engine, decoder, precision)
-        if reasons[engine] is None:
-            return engine
+        if reasons[engine] is not None:
+            continue
+        try:
+            return _module(engine).Voices(decoder, batch, precision=precision, threads=threads)
+        except DoesNotFit as error:
+            reasons[engine] = str(error)
+            log.warning("engine %r, the fastest, is left out here: %s", engine, error)
     raise ValueError("no engine can run here: " + "; ".join(f"{name}: {why}" for name, why in reasons.items()))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from wavenet_ae.sampler import DoesNotFit
 from wavenet_ae.sampler.cuda import compiling
 from wavenet_ae.sampler.cuda.layout import Plan
 
@@ -46,7 +47,8 @@ class Gpu:
         """The kernel for these sizes, compiled at first use; launches go to torch's current stream.
 
         Raises:
-            RuntimeError: it cannot be compiled, or its blocks cannot all be there at the same time.
+            RuntimeError: it cannot be compiled.
+            DoesNotFit: its blocks cannot all be there at the same time.
         """
         kernel = compiling.compiled(plan.constants | self.changed, self.architecture)
         with torch.cuda.device(self.device):
@@ -62,7 +64,7 @@ class Gpu:
             driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, plan.threads, plan.shared_bytes)
         )
         if together * self.blocks < plan.blocks:
-            raise RuntimeError(
+            raise DoesNotFit(
                 f"{plan.blocks} blocks cannot run together on {self.blocks} multiprocessors, {together} on each: use "
                 "engine='batched'"
             )

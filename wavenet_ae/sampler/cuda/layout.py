@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
+from wavenet_ae.sampler import DoesNotFit
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # of a weight
 HEARING, REMEMBERING = 4, 8  # warps of a block that hear and multiply, and that compute what the past adds
@@ -178,7 +179,7 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
     are sizes to be measured or tested with.
 
     Raises:
-        ValueError: so many voices do not fit the shared memory.
+        DoesNotFit: so many voices need more shared memory.
     """
     dilation = [block.dilated.dilation[0] for block in decoder.blocks]
     width, skip = (-(-n // GROUP) * GROUP for n in (decoder.start.out_channels, decoder.out.out_channels))
@@ -202,7 +203,7 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
     assert dilation == [2 ** (layer % sizes.stages) for layer in range(sizes.layers)]
     left = shared - sizes.shared_bytes
     if left < 0:
-        raise ValueError(
+        raise DoesNotFit(
             f"{voices} voices of width {width} need {sizes.shared_bytes} bytes of shared memory a block, and here are "
             f"{shared}: open fewer voices, or engine='batched'"
         )
