@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks import record
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder, Encoder, WaveNetAutoencoder
-from wavenet_ae.sampler import batched, dice
+from wavenet_ae.sampler import batched, cuda, dice
 from wavenet_ae.sampler.batched import plain
 
 SAMPLE_RATE = 16_000
@@ -218,6 +218,19 @@ def time_generation(bench: Bench) -> None:
                 bench.found(**row, total=total, real_time=real_time, bound=bound, fraction=total / bound, **base)
 
 
+def time_parts(bench: Bench) -> None:
+    """What a step of the kernel `cuda` takes to exchange without products, and to multiply without waiting."""
+    decoder = bench.decoder()
+    parts = {"exchange only": {"MULTIPLIES": 0}, "no exchange": {"WAITS": 0}}
+    precisions = [precision for engine, precision in bench.engines if engine == "cuda"][:1]
+    for precision, voices, (name, changed) in itertools.product(precisions, (1, 8), parts.items()):
+        row = {"section": "parts", "engine": f"cuda, {name}", "precision": precision, "batch": voices}
+        with bench.guard(**row):
+            machine = cuda.device.Gpu(decoder.start.weight.device, changed)
+            total = _speed(bench, decoder, voices, cuda.Voices(decoder, voices, precision=precision, machine=machine))
+            bench.found(**row, total=total, value=1e6 * voices / total, unit="us a step")
+
+
 def time_training(bench: Bench) -> None:
     """A step of the published model in bf16 autocast, against the matrix rate."""
     batch, crop = (2, 64) if bench.tiny else TRAINING
@@ -247,7 +260,8 @@ def time_training(bench: Bench) -> None:
 
 
 SECTIONS = (
-    measure_bounds, check_parity, time_baselines, time_generation, time_training, check_voices, time_compiled
+    measure_bounds, check_parity, time_baselines, time_generation, time_parts, time_training, check_voices,
+    time_compiled,
 )  # fmt: skip
 
 
