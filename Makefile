@@ -1,4 +1,4 @@
-# make demo   sets everything up, trains a small model for a few minutes and lets you hear it: demo/index.html
+# make demo   sets everything up, lets you hear the model in the box, and has it learn an instrument: demo/index.html
 # make test   sets everything up and passes the tests (about as long; no network once set up, no GPU)
 # make lint   formatting, lint and types
 # make setup  only sets up: Python 3.11 to 3.13 and the packages of requirements.lock in .venv
