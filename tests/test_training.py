@@ -471,6 +471,8 @@ def test_memory_is_measured_beside_the_rates(command, corpus):
     board = EventAccumulator("run").Reload()
     assert [event.value for event in board.Scalars("resident_mb")] == pytest.approx(logged)
     before = memory.used(torch.device("cpu"))["resident_mb"]
+    reserved = torch.empty(100_000_000)
+    assert memory.used(torch.device("cpu"))["resident_mb"] - before < 0.2 * reserved.nbytes / 1e6, "nothing is in it"
     held = torch.ones(50_000_000)
     assert memory.used(torch.device("cpu"))["resident_mb"] - before == pytest.approx(held.nbytes / 1e6, rel=0.2)
 
