@@ -99,7 +99,7 @@ def curve(
 
     `unit` is the cost's name in `metrics`; `per` says of what it is.
     """
-    figure = _figure(7, 3.6)
+    figure = _figure(7.0, 3.6)
     axis = figure.subplots()
     for key, label, style in ((unit, "training crops", "-"), (f"valid_{unit}", "held-out notes", "o-")):
         points = [(line["step"], line[key]) for line in metrics if key in line]
