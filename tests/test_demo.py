@@ -49,16 +49,31 @@ def test_the_demo_is_heard_then_learns_once_and_shows_what_came_of_it(command, t
     assert {soundfile.info(path).frames for path in sounds} == {round(0.2 * audio.SAMPLE_RATE)}
     pictures = ("rainbowgrams.png", "training.png", "learnt.png")
     assert all((tmp_path / "shown" / name).stat().st_size > 5000 for name in pictures)
+    (learning,) = (tmp_path / "shown").glob("learnt-*")
     (known,) = {path.name.split(".")[0] for path in sounds if "learnt" in path.name}
-    learnt_from = {path.stem for path in (tmp_path / "shown" / "new-instrument").iterdir()}
+    learnt_from = {path.stem for path in (learning / "new-instrument").iterdir()}
     assert len(learnt_from) == 2
     assert known not in learnt_from, "the note that is heard again was not learnt"
     assert {name[:10] for name in learnt_from} == {known[:10]}, "but others of its instrument"
-    trained = (tmp_path / "shown" / "run" / "metrics.jsonl").read_text()
+    trained = (learning / "run" / "metrics.jsonl").read_text()
     again = command("demo", *settings)
     assert again.status == 0, again.err
     assert "was trained by an earlier demo" in again.out
-    assert (tmp_path / "shown" / "run" / "metrics.jsonl").read_text() == trained
+    assert (learning / "run" / "metrics.jsonl").read_text() == trained
+    other = command("demo", *settings, "crop=1024")
+    assert other.status == 0, other.err
+    assert "was trained by an earlier demo" not in other.out, "it did not learn like this"
+
+
+def test_a_demo_killed_before_it_kept_anything_is_begun_again(command, two_families, tiny_model, tmp_path):
+    settings = ["out=shown", f"root={two_families}", f"checkpoint={tiny_model}", "minutes=0.02", "seconds=0.1"]
+    assert command("demo", *settings).status == 0
+    (learning,) = (tmp_path / "shown").glob("learnt-*")
+    (learning / "run" / "ended").unlink()
+    shutil.rmtree(learning / "run" / "states")
+    again = command("demo", *settings)
+    assert again.status == 0, again.err
+    assert (learning / "run" / "ended").exists()
 
 
 def test_a_demo_without_learning_is_the_first_half_of_it(command, two_families, tiny_model, tmp_path):
@@ -67,7 +82,7 @@ def test_a_demo_without_learning_is_the_first_half_of_it(command, two_families, 
     assert done.status == 0, done.err
     assert len(list((tmp_path / "shown").glob("*.wav"))) == 5
     assert "learnt" not in (tmp_path / "shown" / "index.html").read_text(encoding="utf-8")
-    assert not (tmp_path / "shown" / "run").exists()
+    assert not list((tmp_path / "shown").glob("learnt-*"))
 
 
 def test_a_corpus_that_cannot_be_mixed_is_refused_before_anything_is_made(command, corpus, tmp_path):
@@ -90,4 +105,4 @@ def test_a_training_that_fails_is_not_taken_for_one_that_ended(command, two_fami
     done = command("demo", "out=shown", *arguments)
     assert done.status == 1
     assert "wavenet_ae.train ended with status 1" in done.err
-    assert not (tmp_path / "shown" / "run" / "ended").exists()
+    assert not list((tmp_path / "shown").rglob("ended"))

@@ -42,6 +42,9 @@ def test_the_sizes_are_those_of_the_model_begun_with(command, corpus, trained):
     done = command("train", *SMOKE, *asked)
     assert done.status == 1
     assert "is a model of other sizes than model.decoder.width=24 asks for: a trained model keeps its sizes" in done.err
+    done = command("train", "experiment=baseline_small", f"init={trained}", "run=third", f"notes.root={corpus}")
+    assert done.status == 1
+    assert "is a model of other sizes than experiment=baseline_small asks for" in done.err
     assert not Path("third").exists()
 
 
@@ -123,3 +126,15 @@ def test_silence_comes_back_as_silence_from_the_model_in_the_box():
     wave = mulaw.decode(sampler.generate(model.decoder, embedding, seed=0))
     assert wave.shape == (1, 8192)
     assert wave.square().mean().sqrt() < 10 ** (-80 / 20)
+
+
+def test_a_broken_validation_note_is_named_and_not_listened_to(command, corpus, tmp_path):
+    root = tmp_path / "notes"
+    shutil.copytree(corpus, root)
+    for note in notes.load(root, "valid")[:1]:
+        note.path.write_bytes(b"no sound")
+    broken = notes.load(root, "valid")[0].name
+    arguments = ["experiment=smoke", "threads=1", "run=run", f"notes.root={root}", f"listen=[{broken}]", "steps=2"]
+    done = command("train", *arguments, "listen_every=2", "validate_every=0", "max_unreadable=10")
+    assert done.status == 0, done.err
+    assert not list(Path("run").rglob("*.wav"))

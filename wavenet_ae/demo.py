@@ -8,6 +8,7 @@ Examples:
     python -m wavenet_ae.demo root=my/corpus checkpoint=model.safetensors minutes=30 out=mine
 """
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from wavenet_ae.embeddings import Embedding
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
 from wavenet_ae.page import Cell, Section
-from wavenet_ae.synthesis import Sampling, Sound, render
+from wavenet_ae.synthesis import Sampling, render, sound
 from wavenet_ae.training.run import Run
 
 Waves = dict[str, torch.Tensor]
@@ -59,8 +60,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.minutes:
         known = max(pair, key=lambda note: _cost(model, note, originals[note.name]))
         others = [note for note in test if note.instrument == known.instrument and note != known]
-        metrics = _learn(cfg, others, out)
-        learnt = _wavenet(out / "run" / "model.safetensors")
+        run = _learn(cfg, checkpoint.fingerprint(model), others, out)
+        metrics, learnt = Run(run).metrics(), _wavenet(run / "model.safetensors")
         name = f"{known.name}.learnt"
         made |= _generated(cfg, learnt, {name: _encoded(learnt, known, originals[known.name])}, out)
         figures.curve(out / "training.png", metrics)
@@ -109,7 +110,7 @@ def _mixed(model: WaveNetAutoencoder, *two: Embedding) -> Embedding:
 
 def _generated(cfg: DictConfig, model: WaveNetAutoencoder, encoded: dict[str, Embedding], out: Path) -> Waves:
     """The sounds of some embeddings, side by side; each is written as soon as it is there."""
-    sounds, heard = [Sound(name, each.values, each.samples) for name, each in encoded.items()], {}
+    sounds, heard = [sound(model, name, each.values, each.samples, each.pitch) for name, each in encoded.items()], {}
     with tqdm(total=sum(s.samples for s in sounds), desc="generate", unit="sample", unit_scale=True) as bar:
         sampling = Sampling(seed=cfg.seed, temperature=cfg.temperature)
         for index, wave in render(model.decoder, sounds, sampling, bar.update):
@@ -118,14 +119,16 @@ def _generated(cfg: DictConfig, model: WaveNetAutoencoder, encoded: dict[str, Em
     return heard
 
 
-def _learn(cfg: DictConfig, others: list[Note], out: Path) -> list[dict[str, Any]]:
-    """Learn an instrument from a folder of its notes as a user would, unless an earlier demo did; what was measured."""
-    recordings, corpus, run = out / "new-instrument", out / "corpus", out / "run"
+def _learn(cfg: DictConfig, fingerprint: str, others: list[Note], out: Path) -> Path:
+    """Learn an instrument from a folder of its notes as a user would, unless an earlier demo did just that; the run."""
+    what = [fingerprint, cfg.crop, cfg.threads, cfg.minutes, *(str(note.path.absolute()) for note in others)]
+    folder = out / f"learnt-{hashlib.blake2b(repr(what).encode(), digest_size=4).hexdigest()}"
+    recordings, corpus, run = folder / "new-instrument", folder / "corpus", folder / "run"
     ended = run / "ended"
     if ended.exists():
-        print(f"{run} was trained by an earlier demo: its model is used (delete {out} to begin anew)")
-        return Run(run).metrics()
-    recordings.mkdir(exist_ok=True)
+        print(f"{run} was trained by an earlier demo: its model is used (delete {folder} to begin anew)")
+        return run
+    recordings.mkdir(parents=True, exist_ok=True)
     for note in others:
         shutil.copy(note.path, recordings)
     named = "source.pattern=INSTRUMENT-PITCH-VELOCITY"
@@ -133,11 +136,12 @@ def _learn(cfg: DictConfig, others: list[Note], out: Path) -> list[dict[str, Any
     if any(run.glob("states/*.safetensors")):
         arguments = [f"resume={run}"]
     else:
+        shutil.rmtree(run, ignore_errors=True)  # of a demo that was killed before it kept anything
         arguments = ["experiment=finetune", f"init={cfg.checkpoint}", f"notes.root={corpus}", f"run={run}"]
         arguments += [*(f"{name}={cfg[name]}" for name in ("crop", "threads")), "listen_every=0"]
     _run_to_its_end("wavenet_ae.train", [*arguments, f"minutes={cfg.minutes}"])
     ended.touch()
-    return Run(run).metrics()
+    return run
 
 
 def _run_to_its_end(module: str, arguments: list[str]) -> None:

@@ -36,7 +36,7 @@ def text(grid: Grid) -> str:
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Plain JSON; what is not a number is null."""
+    """Plain JSON; what is not a finite number is null."""
     with files.whole(path) as partial:
         partial.write_text(json.dumps(_plain(values), indent=1) + "\n", encoding="utf-8")
 
@@ -57,7 +57,7 @@ def _plain(values: Any) -> Any:
         return {key: _plain(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
         return [_plain(value) for value in values]
-    return None if _is_nan(values) else values
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _is_nan(value: object) -> bool:

@@ -50,6 +50,8 @@ from wavenet_ae.training.recording import CudaRecorder
 from wavenet_ae.training.run import Run
 
 PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
+MODEL = "small"  # what conf/train.yaml trains if nothing is said
+THREADS = torch.get_num_threads()  # before any run sets them
 CHANGEABLE = (*PACE, "workers", "parallel", "notes.root")  # of a resumed run
 
 
@@ -148,7 +150,7 @@ def _settled(cfg: DictConfig) -> DictConfig:
         _begin_with(cfg)
     if cfg.optimizer.get("fused", False) is None:
         cfg.optimizer.fused = cfg.device.startswith("cuda")
-    cfg.threads = cfg.threads or torch.get_num_threads()  # sums depend on it in the last bit
+    cfg.threads = cfg.threads or THREADS  # sums depend on it in the last bit
     cfg.notes.root = str(Path(str(cfg.notes.root)).absolute())
     return cfg
 
@@ -162,6 +164,9 @@ def _begin_with(cfg: DictConfig) -> None:
     cfg.init = str(Path(str(cfg.init)).absolute())
     begun = checkpoint.describe(cfg.init)
     asked = [each for each in HydraConfig.get().overrides.task if each.lstrip("+~").startswith(("model=", "model."))]
+    chosen: dict[str, Any] = HydraConfig.get().runtime.choices
+    if chosen["model"] != MODEL:
+        asked = asked or [f"experiment={chosen['experiment']}"]
     if asked and _plain(cfg.model) != begun.model:
         raise ValueError(
             f"init={cfg.init} is a model of other sizes than {', '.join(asked)} asks for: a trained model keeps its "

@@ -1,5 +1,6 @@
 """What a run sounds like: the same validation notes every time, original beside reconstruction."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,18 +13,31 @@ from wavenet_ae.models.autoencoder import Autoencoder
 from wavenet_ae.notes import Note
 from wavenet_ae.synthesis import Sampling
 
+log = logging.getLogger("wavenet_ae")
+
 
 class Listener:
-    """Reconstructs the first `seconds` of some notes into a run's folder and TensorBoard."""
+    """Reconstructs the first `seconds` of notes into a run's folder and TensorBoard; what cannot be read is named."""
 
     def __init__(
         self, notes: Sequence[Note], *, seconds: float, sampling: Sampling, folder: Path, board: SummaryWriter
     ):
-        self.notes, self.sampling, self.folder, self.board = notes, sampling, folder, board
-        self.waves = [audio.read(note.path)[: round(seconds * audio.SAMPLE_RATE)] for note in notes]
+        self.sampling, self.folder, self.board = sampling, folder, board
+        self.notes: list[Note] = []
+        self.waves: list[torch.Tensor] = []
+        for note in notes:
+            try:
+                wave = audio.read(note.path)[: round(seconds * audio.SAMPLE_RATE)]
+            except (ValueError, OSError) as error:
+                log.warning("%s will not be listened to: %s", note.name, error)
+                continue
+            self.notes.append(note)
+            self.waves.append(wave)
 
     def __call__(self, model: Autoencoder, step: int) -> None:
         """Write originals once and reconstructions for this step."""
+        if not self.notes:
+            return
         sounds = []
         with torch.inference_mode():
             for note, wave in zip(self.notes, self.waves, strict=True):

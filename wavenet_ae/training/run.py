@@ -45,8 +45,11 @@ class Run:
 
         Raises:
             ValueError: there is something in it already.
+            RuntimeError: another process is training there.
         """
         if again:
+            with self.locked():  # who trains there keeps what is measured
+                pass
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
         else:
             self._occupy()

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -73,6 +74,7 @@ def _serve(pipe: Connection, start: Start, threads: int, folder: str) -> None:
     """A process's life. An interrupt is its parent's matter; told to end, it removes what is half written."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    status = 0
     try:
         servant = Servant(start, threads, folder)
         pipe.send(servant.ready())
@@ -80,5 +82,11 @@ def _serve(pipe: Connection, start: Start, threads: int, folder: str) -> None:
             pipe.send(servant.do(pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone, or wants no more
+    except SystemExit:
+        status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
     finally:
-        os._exit(0)  # at once: libraries that are taken down must not meet a signal on the way
+        sys.stderr.flush()
+        os._exit(status)  # at once: libraries that are taken down must not meet a signal on the way
