@@ -10,6 +10,7 @@ stands beside a bound measured in the same run. The summary comes last.
 """
 
 import argparse
+import importlib
 import itertools
 import time
 import traceback
@@ -26,7 +27,7 @@ from torch import Tensor
 from benchmarks import record
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder, Encoder, WaveNetAutoencoder
-from wavenet_ae.sampler import batched, cuda, dice
+from wavenet_ae.sampler import batched, dice
 from wavenet_ae.sampler.batched import plain
 
 SAMPLE_RATE = 16_000
@@ -220,9 +221,11 @@ def time_generation(bench: Bench) -> None:
 
 def time_parts(bench: Bench) -> None:
     """What a step of the kernel `cuda` takes to exchange without products, and to multiply without waiting."""
-    decoder = bench.decoder()
-    parts = {"exchange only": {"MULTIPLIES": 0}, "no exchange": {"WAITS": 0}}
     precisions = [precision for engine, precision in bench.engines if engine == "cuda"][:1]
+    if not precisions:
+        return
+    decoder, cuda = bench.decoder(), importlib.import_module("wavenet_ae.sampler.cuda")  # needs more than the rest
+    parts = {"exchange only": {"MULTIPLIES": 0}, "no exchange": {"WAITS": 0}}
     for precision, voices, (name, changed) in itertools.product(precisions, (1, 8), parts.items()):
         row = {"section": "parts", "engine": f"cuda, {name}", "precision": precision, "batch": voices}
         with bench.guard(**row):

@@ -219,22 +219,10 @@ def _corpora(cfg: DictConfig) -> tuple[list[Note], list[Note]]:
             raise ValueError(f"{', '.join(missing)} is not in the train split of {cfg.notes.root}: expected its notes")
         return only, only
     if cfg.valid_share is not None:
-        return _parted(train, float(cfg.valid_share), cfg.notes.root)
+        return notes.parted(train, float(cfg.valid_share))
     valid = notes.load(split=cfg.valid_split, **cfg.notes)
     notes.check_disjoint(train=train, valid=valid)
     return train, valid
-
-
-def _parted(found: list[Note], share: float, root: str) -> tuple[list[Note], list[Note]]:
-    """Notes to train on, and a share of them, evenly spread, to validate on; they may be of one instrument."""
-    count = max(1, round(share * len(found)))
-    if not 0 < share < 1 or count >= len(found):
-        raise ValueError(
-            f"valid_share={share} of the {len(found)} notes in the train split of {root}: expected a share between 0 "
-            "and 1 that leaves a note to learn from and one to validate on"
-        )
-    held = {(2 * i + 1) * len(found) // (2 * count) for i in range(count)}
-    return [note for i, note in enumerate(found) if i not in held], [found[i] for i in sorted(held)]
 
 
 def _objective(cfg: DictConfig, group: Group) -> Descent:

@@ -4,7 +4,7 @@ A corpus is a folder of splits (`train` or `nsynth-train`, ...). A split is `exa
 every note by NSynth's own keys, and `audio/<note_str>.wav` or `.flac`, 16 kHz mono.
 """
 
-from wavenet_ae.notes.corpus import Note, audio_files, check_disjoint, chosen, find_split, licence, load, splits
+from wavenet_ae.notes.corpus import Note, audio_files, check_disjoint, chosen, find_split, licence, load, parted, splits
 from wavenet_ae.notes.layout import (
     FAMILIES,
     QUALITIES,
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "name",
     "parse",
+    "parted",
     "read_examples",
     "splits",
     "write_examples",

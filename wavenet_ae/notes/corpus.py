@@ -192,6 +192,22 @@ def _check_limits(limits: Any, what: str) -> None:
         )
 
 
+def parted(found: list[Note], share: float) -> tuple[list[Note], list[Note]]:
+    """Notes to train on, and a share of them, evenly spread, to validate on; they may be of one instrument.
+
+    Raises:
+        ValueError: it leaves no note for one of the two.
+    """
+    count = max(1, round(share * len(found)))
+    if not 0 < share < 1 or count >= len(found):
+        raise ValueError(
+            f"valid_share={share} of the {len(found)} notes in the train split: expected a share between 0 and 1 that "
+            "leaves a note to learn from and one to validate on"
+        )
+    held = {(2 * i + 1) * len(found) // (2 * count) for i in range(count)}
+    return [note for i, note in enumerate(found) if i not in held], [found[i] for i in sorted(held)]
+
+
 def chosen(which: int | Sequence[str], found: Sequence[Note]) -> list[Note]:
     """Notes of a split by name, or so many of them, evenly spread.
 
