@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from wavenet_ae import checkpoint, files, provenance
 from wavenet_ae.audio import SAMPLE_RATE
 from wavenet_ae.models.autoencoder import Autoencoder
-from wavenet_ae.notes import Note
+from wavenet_ae.notes import Note, evenly
 from wavenet_ae.workers import RAY, check
 
 _INSIDE = Path(__file__).parent / "conf"  # in an installed wheel
@@ -154,7 +154,7 @@ def spread(found: Sequence[Note], count: int | None) -> list[Note]:
     if count is not None and count < 1:
         raise ValueError(f"{count} notes were asked for: expected at least one, or null for all")
     count = len(found) if count is None else min(count, len(found))
-    return [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
+    return [found[i] for i in evenly(len(found), count)]
 
 
 def length_of(seconds: int | float | None) -> int | None:

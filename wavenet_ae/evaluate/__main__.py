@@ -87,8 +87,7 @@ def _has_probes(cfg: DictConfig) -> bool:
 def _shown(show: int | Sequence[str], chosen: Sequence[Note]) -> list[int]:
     """Which notes the report shows, by their place."""
     if isinstance(show, int):
-        count = min(show, len(chosen))
-        return [(2 * i + 1) * len(chosen) // (2 * count) for i in range(count)]
+        return notes.evenly(len(chosen), min(show, len(chosen)))
     places = {note.name: place for place, note in enumerate(chosen)}
     if missing := [name for name in show if name not in places]:
         raise ValueError(f"show names {', '.join(missing)}: not among the {len(chosen)} notes evaluated")

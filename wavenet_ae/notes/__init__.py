@@ -4,7 +4,18 @@ A corpus is a folder of splits (`train` or `nsynth-train`, ...). A split is `exa
 every note by NSynth's own keys, and `audio/<note_str>.wav` or `.flac`, 16 kHz mono.
 """
 
-from wavenet_ae.notes.corpus import Note, audio_files, check_disjoint, chosen, find_split, licence, load, parted, splits
+from wavenet_ae.notes.corpus import (
+    Note,
+    audio_files,
+    check_disjoint,
+    chosen,
+    evenly,
+    find_split,
+    licence,
+    load,
+    parted,
+    splits,
+)
 from wavenet_ae.notes.layout import (
     FAMILIES,
     QUALITIES,
@@ -30,6 +41,7 @@ __all__ = [
     "check_disjoint",
     "chosen",
     "describe",
+    "evenly",
     "find_split",
     "licence",
     "load",

@@ -192,6 +192,11 @@ def _check_limits(limits: Any, what: str) -> None:
         )
 
 
+def evenly(there: int, count: int) -> list[int]:
+    """The places of `count` among so many that are there, evenly spread."""
+    return [(2 * i + 1) * there // (2 * count) for i in range(count)]
+
+
 def parted(found: list[Note], share: float) -> tuple[list[Note], list[Note]]:
     """Notes to train on, and a share of them, evenly spread, to validate on; they may be of one instrument.
 
@@ -204,7 +209,7 @@ def parted(found: list[Note], share: float) -> tuple[list[Note], list[Note]]:
             f"valid_share={share} of the {len(found)} notes in the train split: expected a share between 0 and 1 that "
             "leaves a note to learn from and one to validate on"
         )
-    held = {(2 * i + 1) * len(found) // (2 * count) for i in range(count)}
+    held = set(evenly(len(found), count))
     return [note for i, note in enumerate(found) if i not in held], [found[i] for i in sorted(held)]
 
 
@@ -215,8 +220,7 @@ def chosen(which: int | Sequence[str], found: Sequence[Note]) -> list[Note]:
         ValueError: one is not among them.
     """
     if isinstance(which, int):
-        count = min(which, len(found))
-        return [found[(2 * i + 1) * len(found) // (2 * count)] for i in range(count)]
+        return [found[i] for i in evenly(len(found), min(which, len(found)))]
     by_name = {note.name: note for note in found}
     missing = [name for name in which if name not in by_name]
     if missing:
