@@ -141,6 +141,7 @@ class _Work:
             self.stillborn += 1
             if self.stillborn == TRIES:
                 raise RuntimeError(f"no process for the work can be started: {how}")
+            log.warning("a process was lost as it started (%s): another is started", how)
             return
         self.tries[index] += 1
         if self.tries[index] < TRIES:
