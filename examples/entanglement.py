@@ -19,7 +19,8 @@ SIZES = {  # experiments, which setting is the latent's size, and the sizes to t
 
 def main(folder: str, *settings: str) -> None:
     """Train what is not there yet, then probe all of it."""
-    runs, unfinished = Path(folder), Path(folder) / "unfinished"
+    runs = Path(folder)
+    unfinished = runs.with_name(f"{runs.name}-unfinished")  # beside what is probed
     for experiment, (setting, sizes) in SIZES.items():
         for size, told in itertools.product(sizes, ("true", "false")):
             name = f"{experiment}-{size}-{'told' if told == 'true' else 'untold'}"
@@ -27,6 +28,7 @@ def main(folder: str, *settings: str) -> None:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 model = [f"experiment={experiment}", f"{setting}={size}", f"model.pitch_conditioning={told}"]
                 command("train", *model, "minutes=5", *settings, f"run={unfinished}")
+                runs.mkdir(parents=True, exist_ok=True)
                 unfinished.rename(runs / name)
     corpus = [each for each in settings if each.startswith("notes")]
     command("probe", f"checkpoint={runs}", *corpus, f"out={runs / 'probe'}")

@@ -73,6 +73,23 @@ def test_models_of_every_kind_and_size_side_by_side(run):
     assert matplotlib.image.imread("probe/probe.png").shape[0] > 300
 
 
+def test_of_a_folder_every_autoencoder_is_probed_by_the_shortest_name_that_tells_it_apart(run):
+    save("sweep/one/run/model.safetensors", WAVENET)
+    save("sweep/two/run/model.safetensors", WAVENET, seed=1)
+    save("sweep/other/model.safetensors", WAVENET, seed=2)
+    save("sweep/ear/model.safetensors", EAR)
+    done = run("checkpoint=sweep", "split=train")
+    assert done.status == 0, done.err
+    assert set(json.loads(Path("probe/probe.json").read_text())["models"]) == {"one/run", "two/run", "other"}
+
+
+def test_as_many_notes_are_learnt_from_as_is_said(run, monkeypatch):
+    monkeypatch.setattr("wavenet_ae.metrics.entanglement.ROWS", 4)
+    done = run("checkpoint=a.safetensors", "split=train")
+    assert done.status == 0, done.err
+    assert "learnt from 4 notes of train, asked of 6 of train" in done.out
+
+
 def test_the_same_again_and_in_other_company_says_the_same(run):
     assert run("checkpoint=[a.safetensors,runs/base]", "split=train").status == 0
     first = json.loads(Path("probe/probe.json").read_text())["models"]["a"]
@@ -107,7 +124,7 @@ def test_one_note_alone_has_no_interval(run):
     [
         (["checkpoint=ear.safetensors"], "ear.safetensors holds a Classifier: expected an autoencoder of sounds"),
         (["checkpoint=nowhere.safetensors"], "nowhere.safetensors does not exist"),
-        (["checkpoint=empty"], "empty is a folder without a model.safetensors: expected runs of train"),
+        (["checkpoint=empty"], "empty has no autoencoder's model.safetensors: expected runs of train"),
         (["checkpoint=[a.safetensors,a.safetensors]"], "would be called a, a: expected as many different names; give"),
         (["checkpoint=a.safetensors", "names=[x,y]"], "1 checkpoints would be called x, y"),
         (["checkpoint=a.safetensors", "split=holdout"], "has no split 'holdout'"),
@@ -179,7 +196,7 @@ def test_the_experiment_from_nothing_in_one_line_and_again_after_a_stop(tmp_path
 
     main = example["main"]
     monkeypatch.setitem(main.__globals__, "command", train)
-    Path("runs/unfinished").mkdir(parents=True)
+    Path("runs-unfinished/states").mkdir(parents=True)
     main("runs", f"notes.root={corpus}", "minutes=1")
     names = {path.name for path in Path("runs").iterdir()}
     assert len(names) == 10

@@ -4,7 +4,7 @@ Examples:
     python -m wavenet_ae.probe checkpoint=[wavenet.safetensors,baseline.safetensors] notes.root=data/notes
         a table; probe/ holds probe.json, probe.csv and a picture: accuracy over the size of the latent
     python -m wavenet_ae.probe checkpoint=runs/entanglement
-        every model.safetensors in the folder: the runs of a sweep
+        every autoencoder in the folder: the runs of a sweep
 
 The experiment of section 4.3 of Engel et al. 2017 (does a model that is told the pitch leave it out of its embedding?)
 with all its training is one command too: python examples/entanglement.py runs/entanglement
@@ -22,7 +22,7 @@ from jaxtyping import Float
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from wavenet_ae import audio, checkpoint, embeddings, figures, notes, tables
+from wavenet_ae import audio, checkpoint, embeddings, figures, models, notes, tables
 from wavenet_ae.audio import SAMPLE_RATE
 from wavenet_ae.command import audio_model, command, device_named, length_of, model_names, required, several, spread
 from wavenet_ae.metrics import accuracy, entanglement
@@ -47,17 +47,19 @@ class Probed(NamedTuple):
 def main(cfg: DictConfig) -> None:
     """Check everything, then one model after the other; write the results."""
     required(cfg, "checkpoint", "out")
-    paths = _checkpoints(several(cfg.checkpoint))
-    names = model_names(paths, several(cfg.names))
+    called = _checkpoints(several(cfg.checkpoint))
+    paths = [path for path, _ in called]
+    names = model_names(paths, several(cfg.names) or [name for _, name in called])
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     device, length = device_named(cfg.device), length_of(cfg.seconds)
-    models = [audio_model(path).to(device) for path in paths]
+    loaded = [audio_model(path).to(device) for path in paths]
     known = spread(notes.load(split=cfg.learn_split, **cfg.notes), cfg.learn_limit)
+    known = spread(known, entanglement.ROWS)  # more of them would not be learnt from
     asked = spread(notes.load(split=cfg.split, **cfg.notes), cfg.limit)
     remarks = _left_out(known, asked)
     found = []
-    for name, path, model in zip(names, paths, models, strict=True):
+    for name, path, model in zip(names, paths, loaded, strict=True):
         accuracies = _accuracies(
             _embedded(name, model, known, length), known, _embedded(name, model, asked, length), asked
         )
@@ -70,21 +72,33 @@ def main(cfg: DictConfig) -> None:
     _draw(out / "probe.png", found, chance)
     for counted, words in _COUNTED.items():
         print(f"\nAccuracy of linear classifiers, {words}:\n\n{tables.text(_table(found, chance, counted))}")
-    print(
-        f"\nlearnt from {len(known)} notes of {cfg.learn_split}, asked of {len(asked)} of {cfg.split}; mean: embeddings"
-    )
-    print("averaged over time; frames: each by itself. 95% intervals by bootstrap over notes.")
+    print(f"\nlearnt from {len(known)} notes of {cfg.learn_split}, asked of {len(asked)} of {cfg.split}; mean:")
+    print("embeddings averaged over time; frames: each by itself, of which no more than")
+    print(f"{entanglement.ROWS:,} are learnt from. 95% intervals by bootstrap over notes.")
     print("\n".join([*(f"Left out: {each}." for each in remarks), f"in {out}: probe.json, probe.csv, probe.png"]))
 
 
-def _checkpoints(given: Sequence[str]) -> list[str]:
-    """The files that were given, and of folders every model.safetensors in them."""
-    found: list[str] = []
+def _checkpoints(given: Sequence[str]) -> list[tuple[str, str]]:
+    """The files that were given, and of folders every autoencoder in them, each with what it is called."""
+    found: list[tuple[str, str]] = []
     for path in given:
-        inside = sorted(Path(path).rglob("model.safetensors")) if Path(path).is_dir() else [Path(path)]
-        if not inside:
-            raise FileNotFoundError(f"{path} is a folder without a model.safetensors: expected runs of train in it")
-        found += map(str, inside)
+        inside = _autoencoders(Path(path)) if Path(path).is_dir() else [Path(path)]
+        names = [model_names([str(each)], [])[0] for each in inside]
+        for each, name in zip(inside, names, strict=True):
+            is_alone = names.count(name) == 1
+            found.append((str(each), name if is_alone else each.parent.relative_to(path).as_posix()))
+    return found
+
+
+def _autoencoders(folder: Path) -> list[Path]:
+    """The models of the runs in a folder; of other kinds, as classifiers are, there may be runs too."""
+    found = [
+        path
+        for path in sorted(folder.rglob("model.safetensors"))
+        if issubclass(models.named(checkpoint.describe(path).model), Autoencoder)
+    ]
+    if not found:
+        raise FileNotFoundError(f"{folder} has no autoencoder's model.safetensors: expected runs of train in it")
     return found
 
 

@@ -14,9 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from wavenet_ae.notes import Note
 
-_ROWS = 20_000  # frames to learn from at most, evenly spread
-
-
+ROWS = 20_000  # frames, or means, to learn from at most, evenly spread
 KINDS = ("mean", "frames")  # of embeddings: averaged over time, or each frame by itself
 
 
@@ -72,7 +70,7 @@ def of_frames(
         raise ValueError(f"{len(classes)} classes to tell apart in {len(known)} notes: expected at least two")
     labels = np.repeat([classes.index(each) for each in truth], [each.shape[1] for each in known])
     frames = np.concatenate([each.T for each in known]).astype(np.float64)
-    chosen = np.linspace(0, len(frames) - 1, min(len(frames), _ROWS)).round().astype(int)
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), ROWS)).round().astype(int)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, tol=1e-3))
     probe.fit(frames[chosen], labels[chosen])
 

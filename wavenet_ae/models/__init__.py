@@ -17,16 +17,8 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: the class is not one of this package's, or an argument is missing or unknown.
     """
-    target = str(description.get("_target_", "nothing"))
-    room, _, name = target.rpartition(".")
-    if not room.startswith(f"{__name__}."):
-        raise ValueError(f"{target} is not a model: expected a class inside {__name__}")
-    try:
-        cls = getattr(importlib.import_module(room), name)
-    except (ModuleNotFoundError, AttributeError):
-        raise ValueError(f"{target} does not exist: was the model made by a newer version?") from None
-    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
-        raise ValueError(f"{target} is not a network: expected a subclass of torch.nn.Module")
+    cls = named(description)
+    target = description["_target_"]
     arguments = {
         key: build(value) if isinstance(value, Mapping) and "_target_" in value else value
         for key, value in description.items()
@@ -37,3 +29,22 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     except TypeError as error:
         raise ValueError(f"{target} cannot be built from {sorted(arguments)}: {error}") from None
     return cls(**arguments)
+
+
+def named(description: Mapping[str, Any]) -> type[nn.Module]:
+    """The class that a description names.
+
+    Raises:
+        ValueError: it is not one of this package's.
+    """
+    target = str(description.get("_target_", "nothing"))
+    room, _, name = target.rpartition(".")
+    if not room.startswith(f"{__name__}."):
+        raise ValueError(f"{target} is not a model: expected a class inside {__name__}")
+    try:
+        cls = getattr(importlib.import_module(room), name)
+    except (ModuleNotFoundError, AttributeError):
+        raise ValueError(f"{target} does not exist: was the model made by a newer version?") from None
+    if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
+        raise ValueError(f"{target} is not a network: expected a subclass of torch.nn.Module")
+    return cls
