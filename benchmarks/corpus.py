@@ -74,14 +74,13 @@ def measured(root: Path, asked: argparse.Namespace, crews: Sequence[int | str]) 
             made = prepared("recordings", of(recordings), root / f"{kind}-{crew}", kind, crew)
             yield bounded(made, coding * processes(crew))
         for crew in crews if asked.soundfont.is_file() else []:
-            yield bounded(prepared("soundfont", of_font(asked.soundfont), root / f"font-{kind}-{crew}", kind, crew))
+            yield prepared("soundfont", of_font(asked.soundfont), root / f"font-{kind}-{crew}", kind, crew)
         yield from reading(root / f"{kind}-{crews[0]}", kind, [crew for crew in crews if isinstance(crew, int)])
 
 
-def bounded(row: dict[str, Any], bound: float | None = None) -> record.Row:
-    """The row with what follows from its rate."""
-    rate = row["notes_per_s"]
-    return row | ({} if bound is None else {"bound": bound, "fraction": rate / bound})
+def bounded(row: dict[str, Any], bound: float) -> record.Row:
+    """The row beside what is possible."""
+    return row | {"bound": bound, "fraction": row["notes_per_s"] / bound}
 
 
 def recording(number: int) -> Tensor:
@@ -128,7 +127,7 @@ def reading(out: Path, kind: str, crews: Sequence[int]) -> Iterator[record.Row]:
     """The rows of finding, reading whole and reading in crops."""
     start = time.perf_counter()
     found = notes.load(out, "train")
-    yield bounded(row("find", kind, 0, len(found), time.perf_counter() - start))
+    yield row("find", kind, 0, len(found), time.perf_counter() - start)
     decoding = decoding_rate([note.path for note in found[:SAMPLED]])
     for note in found:
         forget(note.path)
@@ -145,7 +144,7 @@ def reading(out: Path, kind: str, crews: Sequence[int]) -> Iterator[record.Row]:
             pass
         took = time.perf_counter() - start
         made = row(f"read {CROP:,} samples each", kind, crew, STEPS * BATCH, took)
-        yield bounded(made | {"crop_samples_per_s": STEPS * BATCH * CROP / took})
+        yield made | {"crop_samples_per_s": STEPS * BATCH * CROP / took}
 
 
 def row(what: str, kind: str, crew: int | str, count: int, took: float) -> dict[str, Any]:

@@ -599,7 +599,7 @@ def test_a_resume_that_cannot_be_exact_is_refused(command, corpus, arguments, me
         (["crop_by=loudness"], "unknown crop_by 'loudness': choose one of uniform, energy"),
         (["batch=0"], "no batches of 0 crops"),
         (["only=[a_b_000-060-100]"], "a_b_000-060-100 is not in the train split"),
-        (["listen=[x]"], "listen names x: not in the validation split"),
+        (["listen=[x]"], "no note is called x in this split, which has"),
         (["schedule=nsynth"], "from step 90,000 are never used in 20 steps"),
         (["log_every=0"], "log_every is 0: expected 1 or more"),
         (["ema_decay=2.0"], "ema_decay is 2.0: expected at least 0 and below 1"),

@@ -225,7 +225,7 @@ def chosen(which: int | Sequence[str], found: Sequence[Note]) -> list[Note]:
     missing = [name for name in which if name not in by_name]
     if missing:
         raise ValueError(
-            f"listen names {', '.join(missing)}: not in the validation split, which has {', '.join(by_name)}"
+            f"no note is called {' or '.join(missing)} in this split, which has {', '.join(by_name)}"
         )
     return [by_name[name] for name in which]
 
