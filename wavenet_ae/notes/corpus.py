@@ -224,9 +224,7 @@ def chosen(which: int | Sequence[str], found: Sequence[Note]) -> list[Note]:
     by_name = {note.name: note for note in found}
     missing = [name for name in which if name not in by_name]
     if missing:
-        raise ValueError(
-            f"no note is called {' or '.join(missing)} in this split, which has {', '.join(by_name)}"
-        )
+        raise ValueError(f"no note is called {' or '.join(missing)} in this split, which has {', '.join(by_name)}")
     return [by_name[name] for name in which]
 
 
