@@ -70,3 +70,11 @@ def stillborn():
 class Untransportable(RuntimeError):
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
+
+
+def stillborn_once():
+    """The first process ends as it starts; those after it double."""
+    if not Path("stillborn").exists():
+        Path("stillborn").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return doubling()

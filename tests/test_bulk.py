@@ -21,6 +21,7 @@ COMMANDS = {
     "encode": MODEL,
     "generate": (*MODEL, "batch=2"),
 }
+MANY = {"prepare.__main__": 240, "encode": 240, "generate": 60}  # sounds: there is time to kill who works on them
 
 
 @pytest.fixture(params=[2, "ray"])
@@ -112,7 +113,7 @@ def test_a_worker_killed_midway_loses_nothing(command, tmp_path, verb, crew, req
     if crew == "ray":
         request.getfixturevalue("ray")  # or it is skipped
     save_model(tmp_path / "model.safetensors")
-    sounds({"generate": 60}.get(verb, 240))
+    sounds(MANY[verb])
     process = start(verb, *arguments(verb, "shared", f"workers={crew}"))
     killed_midway(process, "ray::Servant" if crew == "ray" else "spawn_main", "shared")
     said, _ = process.communicate(timeout=120)
@@ -127,7 +128,7 @@ def test_a_worker_killed_midway_loses_nothing(command, tmp_path, verb, crew, req
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_a_command_killed_midway_goes_on_where_it_was(command, tmp_path, verb):
     save_model(tmp_path / "model.safetensors")
-    sounds({"generate": 60}.get(verb, 240))
+    sounds(MANY[verb])
     process = start(verb, *arguments(verb, "shared", "workers=2"))
     end = time.monotonic() + 120
     while len(list(Path("shared").rglob("*-*.*"))) < 20:

@@ -44,6 +44,12 @@ def test_a_killed_process_costs_no_job_and_one_that_kills_all_is_named(elsewhere
         assert "it ended by SIGKILL" in str(results[3])
 
 
+def test_a_process_lost_as_it_starts_is_told_and_replaced(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert list(shared(jobs.stillborn_once, range(4), 1)) == [0, 2, 4, 6]
+    assert "a process was lost as it started (it ended by SIGKILL): another is started" in caplog.text
+
+
 def test_an_error_is_a_result_and_what_is_said_is_said_here(where, caplog):
     results = list(shared(jobs.failing, range(7), where))
     assert [result for result in results if not isinstance(result, Exception)] == [0, 2, 4, 6]
