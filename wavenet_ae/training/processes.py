@@ -144,6 +144,9 @@ def joined(device: str, parallel: str) -> Iterator[Group]:
     distributed.init_process_group("nccl" if on_gpu else "gloo", store=fresh, rank=rank, world_size=count)
     try:
         yield Group(rank, count, own, parallel)
+        if not on_gpu:
+            # gloo's threads let go of the last tensors; one that does so while Python ends aborts the process
+            distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
