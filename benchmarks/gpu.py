@@ -189,7 +189,7 @@ def time_baselines(bench: Bench) -> None:
 def time_compiled(bench: Bench) -> None:
     """The same steps, compiled by torch.compile: last, since that alone may take a minute."""
     if not bench.tiny:
-        names = ("opening", "recall", "layer", "last", "dense", "draw")
+        names = ("opening", "recall", "gate", "spread", "dense", "draw")
         steps = SimpleNamespace(**{name: torch.compile(getattr(plain, name)) for name in names})
         _time_steps(bench, "torch.compile, CUDA graph", steps)
 

@@ -4,7 +4,8 @@
     python -m benchmarks.training --model nsynth --batch 32 --crop 6144 --device cuda --precision bf16 --compile
 
 A step is all of it: gradient, clipping, Adam, moving average; crops are random, and how fast real ones come is measured
-apart, on the notes in the box. `plain` is the autoencoder in torch's convolutions, a layer at a time. `fraction` is the
+apart, on the notes in the box. `plain` is the autoencoder in torch's convolutions, a layer at a time; `graph`, on a
+GPU, the fused step recorded once and replayed. `fraction` is the
 multiply-adds of a step, three times those of its products forwards, of what a large matrix product makes in it.
 """
 
@@ -24,6 +25,7 @@ from wavenet_ae.models.wavenet import Conv1d, WaveNetAutoencoder
 from wavenet_ae.sampler.cpu import cores
 from wavenet_ae.training.objectives import Likelihood
 from wavenet_ae.training.processes import Group
+from wavenet_ae.training.recording import CudaRecorder
 from wavenet_ae.training.schedule import Steps
 
 FORMATS = {"fp32": None, "bf16": torch.bfloat16}
@@ -55,7 +57,8 @@ def main() -> None:
     plains: dict[str, float] = {}  # samples/s of the plain step in the first precision
     for name, precision in itertools.product(asked.model, asked.precision):
         rates[precision] = rate = multiply_rate(asked.device, precision)
-        variants = ["plain", "fused", *(each for each in ("recompute", "compile") if getattr(asked, each))]
+        recorded = ["graph"] if asked.device == "cuda" else []
+        variants = ["plain", "fused", *recorded, *(each for each in ("recompute", "compile") if getattr(asked, each))]
         for variant in variants:
             row = step_rates(name, variant, precision, asked.device, asked.batch, asked.crop, asked.seconds)
             row["fraction"] = row["samples_per_s"] * 3 * products(name) / rate
@@ -87,9 +90,11 @@ def step_rates(
         model, optimizer, rate, ema_decay=0.9999, max_grad_norm=1.0, autocast=FORMATS[precision], skip=0
     )
     alone = Group(0, 1, torch.device(device))
-    objective.arrange(alone, accumulate=1, compiled=variant == "compile", recompute=variant == "recompute")
+    recorder = CudaRecorder(alone.device) if variant == "graph" else None
+    ways = {"compiled": variant == "compile", "recompute": variant == "recompute"}
+    objective.arrange(alone, accumulate=1, recorder=recorder, **ways)
     if variant == "plain":
-        objective.network = lambda code, pitch: plain(model, code)
+        objective.network = lambda code, *_, **__: plain(model, code)
     crops = notes.Batch(torch.rand(batch, crop) - 0.5, torch.full((batch,), 60), ["noise"] * batch)
     start = time.perf_counter()
     memory = kept_bytes(objective, crops) if device == "cpu" else 0

@@ -40,12 +40,11 @@ def tiny():
 def tiny_autoencoder(tiny):
     """Build an autoencoder around the tiny decoder; its encoder sees 15 samples either side."""
 
-    def build(dtype=torch.float64, pitch_conditioning=False):
+    def build(dtype=torch.float64, *, pitch_conditioning=False, pitch_reading=False):
         decoder = tiny()
         encoder = Encoder(layers=6, stages=3, width=6, kernel_size=3, embedding_dims=4, hop=8)
-        return (
-            WaveNetAutoencoder(encoder=encoder, decoder=decoder, pitch_conditioning=pitch_conditioning).to(dtype).eval()
-        )
+        pitch = {"pitch_conditioning": pitch_conditioning, "pitch_reading": pitch_reading}
+        return WaveNetAutoencoder(encoder=encoder, decoder=decoder, **pitch).to(dtype).eval()
 
     return build
 

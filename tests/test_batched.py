@@ -133,8 +133,8 @@ def test_the_kernels_are_the_plain_steps():
 
 
 ADDRESSES = {  # of the published sizes, weights in 16 bits
-    "_layer": ({"width": 512, "columns": 768, "past": 2}, "LAYER", {"bias", "total", "told"}),
-    "_last": ({"width": 512, "columns": 768}, "STEP", {"bias", "total"}),
+    "_gate": ({"width": 512, "past": 2}, "GATE", {"told"}),
+    "_spread": ({"width": 512, "columns": 768}, "STEP", {"bias", "total"}),
     "_recall": ({"width": 512, "past": 2, "steps": 8}, "CHUNK", {"told", "ahead"}),
 }
 
@@ -149,9 +149,6 @@ def test_a_kernel_compiles_to_tensor_core_products_and_spills_nothing(tmp_path, 
     tile = dict(getattr(fused, tile))
     options = {key: tile.pop(key) for key in ("num_warps", "num_stages")}
     kernel, constants = getattr(fused, name), sizes | tile
-    if "EARLY" in kernel.arg_names:
-        constants |= {"EARLY": capability >= 90}
-        options |= {"launch_pdl": capability >= 90}
     types = {"batch": "i32", "reach": "i32", "slots": "*i64"} | dict.fromkeys(sums, "*fp32")
     signature = {key: "constexpr" if key in constants else types.get(key, "*bf16") for key in kernel.arg_names}
     aligned = {(at,): [["tt.divisibility", 16]] for at, key in enumerate(signature) if key not in constants}

@@ -284,7 +284,7 @@ PINNED_STARTS = [1023, 8407, 5798, 22370, 16628, 12735, 25764]
     batch=st.integers(1, 9),
     first=st.integers(0, 40),
     seed=st.integers(0, 2**64 - 1),
-    by=st.sampled_from(["uniform", "energy"]),
+    by=st.sampled_from(["uniform", "energy", "attack"]),
 )
 def test_starting_at_a_step_gives_what_an_uninterrupted_pass_gives(tmp_path_factory, batch, first, seed, by):
     root = tmp_path_factory.getbasetemp() / "resume"
@@ -334,6 +334,15 @@ def test_crops_by_energy_begin_where_the_note_sounds(tmp_path):
     assert not all(uniform)
 
 
+def test_crops_by_attack_begin_with_the_note_as_often_as_in_any_stretch_of_their_length(ramps):
+    by_name = {note.name: 4000 * number for number, note in enumerate(ramps)}
+    starts = []
+    for batch in notes.batches(ramps, batch=7, crop=1000, seed=5, steps=60, crop_by="attack"):
+        starts += [int(positions(wave)[0]) - by_name[name] for name, wave in zip(batch.names, batch.wave, strict=True)]
+    assert 0.25 < np.mean(np.array(starts) == 0) < 0.42, "a third: 1,000 of 1,000 + 2,001"
+    assert max(starts) > 1800, "the others anywhere"
+
+
 def test_workers_change_nothing_and_pass_errors_on(ramps):
     made = {"batch": 3, "crop": 100, "seed": 9, "first_step": 2, "steps": 4}
     alone = list(notes.batches(ramps, **made))
@@ -377,7 +386,7 @@ def test_a_program_ends_with_batches_half_read_and_errors_kept(corpus, tmp_path)
         ({"batch": 0}, "no batches of 0 crops of 10 samples"),
         ({"crop": 0}, "no batches of 1 crops of 0 samples"),
         ({"first_step": -1}, "from step -1"),
-        ({"crop_by": "loudness"}, "unknown crop_by 'loudness': choose one of uniform, energy"),
+        ({"crop_by": "loudness"}, "unknown crop_by 'loudness': choose one of uniform, energy, attack"),
     ],
 )
 def test_impossible_batches_are_refused_at_once(ramps, sizes, message):

@@ -19,13 +19,14 @@ def batches(device="cpu", crop=32):
     die = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         wave = torch.rand(4, crop, generator=die) / 8
-        yield notes.Batch(wave.to(device), torch.full((4,), 60), ["noise"] * 4)
+        yield notes.Batch(wave.to(device), torch.tensor([60, 0, 61, 60]), ["noise"] * 4)
 
 
-def objective_of(model, recorder=None, *, autocast=None, fused=False, **how):
+def objective_of(model, recorder=None, *, autocast=None, fused=False, taught=None, **how):
     model = copy.deepcopy(model)
     optimizer, rate = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused), Steps(table={0: 3e-3}, warmup=0)
-    objective = Likelihood(model, optimizer, rate, ema_decay=0.9, max_grad_norm=0.2, autocast=autocast, skip=0)
+    usual = {"ema_decay": 0.9, "max_grad_norm": 0.2, "autocast": autocast, "skip": 0}
+    objective = Likelihood(model, optimizer, rate, **usual, **(taught or {}))
     group = Group(0, 1, objective.device)
     objective.arrange(group, recorder=recorder, **{"accumulate": 1, "compiled": False, "recompute": False} | how)
     return objective
@@ -54,6 +55,14 @@ def test_a_recorded_step_measures_and_learns_the_same_to_the_bit(tiny_autoencode
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert (tape.warmed, tape.recorded, tape.replayed) == (WARM, 1, STEPS - WARM)
+
+
+def test_a_recorded_step_begins_anew_and_reads_pitches_too(tiny_autoencoder):
+    model, tape, taught = tiny_autoencoder(torch.float32, pitch_reading=True), Tape(), {"restart": 16, "pitch_weight": 0.5}
+    expected = learn(objective_of(model, taught=taught))
+    assert expected[-1]["pitch_nats"] < expected[0]["pitch_nats"] - 0.5, "it learns to"
+    assert learn(objective_of(model, tape, taught=taught)) == expected
+    assert tape.replayed
 
 
 def test_a_recording_does_not_ask_for_a_number(tiny_autoencoder):

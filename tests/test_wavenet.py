@@ -47,6 +47,28 @@ def test_each_frame_conditions_its_own_samples_and_later_only(tiny):
     assert changed.tolist() == [t >= 16 for t in range(32)]
 
 
+def test_a_decoder_that_begins_anew_hears_nothing_from_before(tiny_autoencoder):
+    model = tiny_autoencoder()
+    code, piece = torch.randint(256, (4, 6 * model.hop)), 2 * model.hop
+    embedding, found = model.encoder(code), model(code, restart=piece)
+    assert torch.equal(found[1::2], model.decoder(code[1::2], embedding[1::2])), "the others hear all"
+    for start in range(0, 6 * model.hop, piece):
+        here, frames = slice(start, start + piece), slice(start // model.hop, (start + piece) // model.hop)
+        expected = model.decoder(code[::2, here], embedding[::2, :, frames])
+        assert torch.allclose(found[::2, :, here], expected, atol=1e-12)
+    assert (found - model(code))[::2, :, piece:].abs().max() > 1e-3, "which they miss"
+
+
+def test_a_model_that_reads_the_pitch_says_so_when_asked(tiny_autoencoder):
+    model = tiny_autoencoder(pitch_reading=True)
+    code = torch.randint(256, (2, 3 * model.hop))
+    logits, read = model(code, read=True)
+    assert torch.equal(logits, model(code))
+    assert torch.equal(read, model.reader(model.encoder(code)))
+    assert read.shape == (2, 128, 3)
+    assert tiny_autoencoder()(code, read=True).shape == logits.shape, "this one reads none"
+
+
 @pytest.mark.parametrize("s", [0, 17, 31, 32, 63])
 def test_encoder_reads_exactly_its_context(tiny_autoencoder, s):
     encoder = tiny_autoencoder().encoder

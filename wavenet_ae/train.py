@@ -232,7 +232,7 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
     model = models.build(_plain(cfg.model))
     if cfg.init and not cfg.resume:
         model.load_state_dict(checkpoint.load(cfg.init).state_dict())
-    kind, own = _kind(cfg, model)
+    kind, own = _kind(cfg, model, group)
     formats = {"fp32": None, "bf16": torch.bfloat16}
     if cfg.precision not in formats:
         raise ValueError(f"unknown precision {cfg.precision!r}: choose one of auto, {', '.join(formats)}")
@@ -270,14 +270,11 @@ def _recorder(cfg: DictConfig, objective: Descent, group: Group) -> CudaRecorder
     return CudaRecorder(group.device) if cfg.graph is True or (cfg.graph == "auto" and on_gpu and could) else None
 
 
-def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[str, Any]]:
+def _kind(cfg: DictConfig, model: torch.nn.Module, group: Group) -> tuple[type[Descent], dict[str, Any]]:
     """What is minimised of a model, and the settings of that alone."""
     if isinstance(model, WaveNetAutoencoder):
-        if cfg.crop < 1 or cfg.crop % model.hop:
-            raise ValueError(f"crop is {cfg.crop}: expected a multiple of the model's hop, {model.hop}")
-        if not 0 <= cfg.skip < cfg.crop:
-            raise ValueError(f"skip is {cfg.skip}: expected at least 0 and less than the crop, {cfg.crop}")
-        return Likelihood, {"skip": cfg.skip}
+        _check_crops(cfg, model, group)
+        return Likelihood, {name: cfg[name] for name in ("skip", "restart", "pitch_weight")}
     if isinstance(model, SpectralAutoencoder):
         if cfg.crop < 1 or cfg.batch * -(-cfg.crop // model.hop) < 2:
             raise ValueError(
@@ -292,6 +289,29 @@ def _kind(cfg: DictConfig, model: torch.nn.Module) -> tuple[type[Descent], dict[
     raise ValueError(
         f"{type(model).__name__} cannot be trained: expected a WaveNetAutoencoder, SpectralAutoencoder or Classifier"
     )
+
+
+def _check_crops(cfg: DictConfig, model: WaveNetAutoencoder, group: Group) -> None:
+    """Refuse what a WaveNet cannot learn from.
+
+    Raises:
+        ValueError: lengths that do not fit, or a pitch to be read by a model that reads none.
+    """
+    hop, together = model.hop, cfg.batch // (max(cfg.accumulate, 1) * group.count)
+    if cfg.crop < 1 or cfg.crop % hop:
+        raise ValueError(f"crop is {cfg.crop}: expected a multiple of the model's hop, {hop}")
+    if not 0 <= cfg.skip < cfg.crop:
+        raise ValueError(f"skip is {cfg.skip}: expected at least 0 and less than the crop, {cfg.crop}")
+    if cfg.restart and (cfg.restart < 0 or cfg.restart % hop or cfg.crop % cfg.restart or cfg.skip or together % 2):
+        raise ValueError(
+            f"restart is {cfg.restart}: expected 0, or a multiple of the model's hop, {hop}, that divides the crop, "
+            f"{cfg.crop}, with skip=0 and an even number of crops at a time (here {together})"
+        )
+    if cfg.pitch_weight < 0 or (cfg.pitch_weight and model.reader is None):
+        raise ValueError(
+            f"pitch_weight is {cfg.pitch_weight}: expected 0, or more of a model that reads the pitch "
+            "(model.pitch_reading=true)"
+        )
 
 
 def _hooks(

@@ -5,6 +5,7 @@ levels, (code - 128) / 128, not linear audio, as the original does.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -203,13 +204,14 @@ class WaveNetAutoencoder(Autoencoder):
     """Encoder and decoder, trained together to make the next sample likely.
 
     With `pitch_conditioning`, a learned vector for each MIDI pitch is added to every frame the decoder
-    reads, so that the embedding need not carry the pitch (section 4.2.2 of the paper).
+    reads, so that the embedding need not carry the pitch (section 4.2.2 of the paper). With `pitch_reading`, a
+    linear layer reads the pitch off every frame, so that training can ask of the embedding that it carries it.
     """
 
     encoder: Encoder
     decoder: Decoder
 
-    def __init__(self, *, encoder: Encoder, decoder: Decoder, pitch_conditioning: bool):
+    def __init__(self, *, encoder: Encoder, decoder: Decoder, pitch_conditioning: bool, pitch_reading: bool = False):
         super().__init__()
         for name in ("hop", "embedding_dims"):
             ours, theirs = getattr(encoder, name), getattr(decoder, name)
@@ -219,6 +221,7 @@ class WaveNetAutoencoder(Autoencoder):
         self.encoder = encoder
         self.decoder = decoder
         self.pitch = nn.Embedding(PITCHES, encoder.embedding_dims) if pitch_conditioning else None
+        self.reader = nn.Conv1d(encoder.embedding_dims, PITCHES, 1) if pitch_reading else None
 
     @property
     def context(self) -> int:
@@ -242,10 +245,33 @@ class WaveNetAutoencoder(Autoencoder):
         return embedding if vectors is None else embedding + vectors
 
     def forward(
-        self, code: Int[Tensor, "batch samples"], pitch: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch 256 samples"]:
-        """Logits of every sample given the ones before it and the whole sound's embedding."""
-        return self.decoder(code, self.condition(self.encoder(code), pitch))
+        self,
+        code: Int[Tensor, "batch samples"],
+        pitch: Int[Tensor, " batch"] | None = None,
+        restart: int = 0,
+        *,
+        read: bool = False,
+    ) -> Any:
+        """Logits [batch, 256, samples] of every sample given the ones before it and the whole sound's embedding.
+
+        With `restart`, a multiple of the hop, the decoder begins anew every so many samples of every other sound, from
+        the first of an even number: what it heard before tells it nothing there, and the embedding has to. With `read`
+        a model that reads the pitch returns beside it the logits of every frame's, [batch, 128, frames].
+        """
+        embedding = self.encoder(code)
+        told = self.condition(embedding, pitch)
+        logits = self._anew(code, told, restart) if restart else self.decoder(code, told)
+        return (logits, self.reader(embedding)) if read and self.reader else logits
+
+    def _anew(self, code: Tensor, told: Tensor, restart: int) -> Float[Tensor, "batch 256 samples"]:
+        pieces = _pieces(code[::2], restart), _pieces(told[::2], restart // self.hop)
+        anew = self.decoder(*pieces).unflatten(0, (len(code) // 2, -1)).transpose(1, 2).flatten(2)
+        return torch.stack([anew, self.decoder(code[1::2], told[1::2])], dim=1).flatten(0, 1)
+
+
+def _pieces(x: Tensor, length: int) -> Tensor:
+    """Pieces of `length` steps as a batch of their own, those of one sound side by side."""
+    return x.unflatten(-1, (-1, length)).movedim(-2, 1).flatten(0, 1)
 
 
 def add_held(

@@ -17,13 +17,17 @@ from wavenet_ae.notes import Batch
 from wavenet_ae.sampler import dice
 from wavenet_ae.training.descent import Descent
 
+UNKNOWN_PITCH = 0  # of a note whose pitch nobody knows
 LOW_WEIGHT, EVEN_FROM = 10.0, 4000.0  # what an error at 0 Hz costs, and from where in Hz all cost 1
 
 
 class Likelihood(Descent[WaveNetAutoencoder]):
     """Make the next code likely (section 2.1 of Engel et al. 2017). Measured in nats per sample.
 
-    `skip` leaves the first samples of each crop out of the loss: they see zero padding, not sound.
+    `skip` leaves the first samples of each crop out of the loss: they see zero padding, not sound. `restart` does the
+    reverse: every other crop of a step has the decoder begin anew every so many samples. A decoder that hears a
+    note goes on with it, and asks its embedding for the pitch only where it begins. Of a model that reads the
+    pitch off its embedding, reading it wrong costs `pitch_weight` for each nat.
     """
 
     unit, per, digits = "nats", "nats a sample", ".3f"
@@ -32,18 +36,23 @@ class Likelihood(Descent[WaveNetAutoencoder]):
     # diverges passes thousands within steps.
     exploded = 100 * knowing_nothing
 
-    def __init__(self, *args: Any, skip: int, **options: Any):
+    def __init__(self, *args: Any, skip: int, restart: int = 0, pitch_weight: float = 0.0, **options: Any):
         super().__init__(*args, **options)
-        self.skip = skip
+        self.skip, self.restart, self.pitch_weight = skip, restart, pitch_weight
         self.is_recordable = self.model.pitch is None  # pitches are looked at before they are looked up
 
     def _cost(self, model: WaveNetAutoencoder, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
-        code = mulaw.encode(batch.wave.to(self.device, non_blocking=True))
+        code, pitch = mulaw.encode(batch.wave.to(self.device, non_blocking=True)), batch.pitch.to(self.device)
         narrow = self.autocast is not None  # without a cache: no weight is read twice, and a graph could not have one
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=narrow, cache_enabled=False):
-            logits = model(code, batch.pitch.to(self.device))
+            said = model(code, pitch, restart=0 if step is None else self.restart, read=self.pitch_weight > 0)
+        logits, read = said if isinstance(said, tuple) else (said, None)
         nats = F.cross_entropy(logits[:, :, self.skip :].float(), code[:, self.skip :])
-        return nats, {"nats": nats}
+        if read is None:
+            return nats, {"nats": nats}
+        pitches = pitch[:, None].expand(-1, read.shape[-1])
+        wrong = F.cross_entropy(read.float(), pitches, ignore_index=UNKNOWN_PITCH, reduction="none").mean()
+        return nats + self.pitch_weight * wrong, {"nats": nats, "pitch_nats": wrong}
 
 
 class Reconstruction(Descent[SpectralAutoencoder]):

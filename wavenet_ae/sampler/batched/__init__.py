@@ -1,8 +1,7 @@
-"""Many voices side by side: one launch a layer, past taps batched in time, steps recorded as CUDA graphs.
+"""Many voices side by side: two fused products a layer, past taps batched in time, steps recorded as CUDA graphs.
 
-A layer's input is x + R z: what the layer before read, and the residual of what it gated. Its gates are computed of
-both parts, [B, 2 width] x [2 width, 2 width] with C R beside C, while R z and the skip, [B, width] x [width,
-width + skip], are computed beside them: half the launches of a step, for a third more multiplications. A chunk of up to 8 samples begins with
+A step costs two products a layer, whatever the voices: [B, width] x [width, 2 width] with the gate behind it,
+and [B, width] x [width, width + skip], residual and skip together. A chunk of up to 8 samples begins with
 the past taps of every layer that looks further back than that, in one product of 8 B rows, and is one CUDA
 graph. All that changes between chunks, ring positions included, is read from the device's memory.
 
@@ -160,20 +159,21 @@ class Voices:
 
     def _step(self, step: int, heard: Tensor) -> None:
         """The logits of one sample of every voice."""
-        plan, weights, state, steps = self.plan, self.weights, self.state, self.steps
-        now, x, gated, width = plan.reach + step, state.begun, state.gated[0], state.begun.shape[1]
-        steps.opening(heard, weights.opening, weights.opening_bias, state.told[0], gated, state.spread, x)
-        for layer, dilation in enumerate(plan.dilation[1:], 1):
-            at, before = plan.place[layer], layer - 1
-            is_near = at < plan.near
-            past = weights.past[at] if is_near else weights.past[at, :0]
-            told = state.told[1 + at] if is_near else state.ahead[at - plan.near, step]
-            spread, inputs, following = (weights.spread[before], weights.spread_bias[before]), state.inputs[at], state.gated[layer % 2]
-            steps.layer(x, gated, spread, state.spread, inputs, now, dilation, weights.now[at], past, told, following)
-            x, gated = inputs[now], following
-        steps.last(gated, weights.spread[-1], weights.spread_bias[-1], state.spread)
-        steps.dense(state.spread[:, width:], weights.out, state.told_out, state.hidden)
-        steps.dense(state.hidden, weights.logits, weights.logits_bias[None], state.logits[step])
+        plan, weights, state = self.plan, self.weights, self.state
+        now, width = plan.reach + step, weights.now.shape[1]
+        self.steps.opening(heard, weights.opening, weights.opening_bias, state.told[0], state.gated, state.spread)
+        for layer, dilation in enumerate(plan.dilation):
+            if layer:
+                at = plan.place[layer]
+                is_near = at < plan.near
+                past = weights.past[at] if is_near else weights.past[at, :0]
+                told = state.told[1 + at] if is_near else state.ahead[at - plan.near, step]
+                self.steps.gate(state.inputs[at], now, dilation, weights.now[at], past, told, state.gated)
+            is_last = layer + 1 == len(plan.dilation)
+            following = None if is_last else state.inputs[plan.place[layer + 1], now]
+            self.steps.spread(state.gated, weights.spread[layer], weights.spread_bias[layer], state.spread, following)
+        self.steps.dense(state.spread[:, width:], weights.out, state.told_out, state.hidden)
+        self.steps.dense(state.hidden, weights.logits, weights.logits_bias[None], state.logits[step])
 
 
 def kernels() -> ModuleType:

@@ -14,25 +14,11 @@ from torch import Tensor
 
 from wavenet_ae.sampler.batched import plain
 
-# Not yet tuned on a GPU. Rows are voices; 64 of them are one warp group's; INNER is inputs a turn of the loop;
-# COLUMNS are channels, of which a layer has GATED at a time in the gates and SPREAD in what it adds.
-LAYER: dict[str, Any] = {"ROWS": 64, "GATED": 16, "SPREAD": 32, "INNER": 64, "num_warps": 4, "num_stages": 4}
+# Not yet tuned on a GPU. Rows are voices; 64 of them are one warp group's; INNER is inputs a turn of the loop.
+GATE: dict[str, Any] = {"ROWS": 64, "COLUMNS": 16, "INNER": 64, "num_warps": 4, "num_stages": 4}
 STEP: dict[str, Any] = {"ROWS": 64, "COLUMNS": 32, "INNER": 64, "num_warps": 4, "num_stages": 4}
 CHUNK: dict[str, Any] = {"ROWS": 128, "COLUMNS": 128, "INNER": 64, "num_warps": 8, "num_stages": 3}
 CHUNK_FP32: dict[str, Any] = {"ROWS": 64, "COLUMNS": 64, "INNER": 32, "num_warps": 8, "num_stages": 3}
-
-
-@triton.jit
-@no_type_check
-def _after_the_one_before(EARLY: tl.constexpr):
-    """Wait for the results of the kernel before, and let the next be brought to its own wait meanwhile.
-
-    A kernel launched early (CUDA's programmatic dependent launch) is on its processors when the one before ends.
-    Every kernel of a step waits first, so what is done is done in order.
-    """
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
-        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
@@ -90,11 +76,10 @@ def _gated(opened, value):
 @triton.jit
 @no_type_check
 def _opening(
-    heard, weight, bias, told, gated, total, begun, batch, width: tl.constexpr, skip: tl.constexpr,
-    lags: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, EARLY: tl.constexpr,
+    heard, weight, bias, told, gated, spread, batch, width: tl.constexpr, skip: tl.constexpr, lags: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Few inputs: multiplied one by one, without the tensor cores."""
-    _after_the_one_before(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     there, opened_columns = (row < batch)[:, None], 3 * width + skip
@@ -102,17 +87,16 @@ def _opening(
     gate_at = told + row[:, None] * 2 * width + column[None, :]
     opened = tl.load(gate_at, mask=is_gate, other=0.0)
     value = tl.load(gate_at + width, mask=is_gate, other=0.0)
-    spread = tl.zeros((ROWS, COLUMNS), tl.float32) + tl.load(bias + column, mask=column < width + skip, other=0.0)
+    begun = tl.zeros((ROWS, COLUMNS), tl.float32) + tl.load(bias + column, mask=column < width + skip, other=0.0)
     for lag in tl.static_range(lags):
         x = tl.load(heard + lag * batch + row, mask=row < batch, other=0.0)[:, None]
         line = weight + lag * opened_columns + column
         opened += x * tl.load(line, mask=column < width, other=0.0)[None, :]
         value += x * tl.load(line + width, mask=column < width, other=0.0)[None, :]
-        spread += x * tl.load(line + 2 * width, mask=column < width + skip, other=0.0)[None, :]
+        begun += x * tl.load(line + 2 * width, mask=column < width + skip, other=0.0)[None, :]
     z = _gated(opened, value).to(gated.dtype.element_ty)
     tl.store(gated + row[:, None] * width + column[None, :], z, mask=is_gate)
-    tl.store(total + row[:, None] * (width + skip) + column[None, :], spread, mask=is_spread)
-    tl.store(begun + row[:, None] * width + column[None, :], spread.to(begun.dtype.element_ty), mask=is_gate)
+    tl.store(spread + row[:, None] * (width + skip) + column[None, :], begun, mask=is_spread)
 
 
 @triton.jit
@@ -140,70 +124,50 @@ def _recall(
 
 @triton.jit
 @no_type_check
-def _layer(
-    x, gated, spread, bias, total, own, reach, weight, earlier, told, following, batch,
-    width: tl.constexpr, columns: tl.constexpr, past: tl.constexpr,
-    ROWS: tl.constexpr, GATED: tl.constexpr, SPREAD: tl.constexpr, INNER: tl.constexpr, EARLY: tl.constexpr,
+def _gate(
+    x, reach, weight, earlier, told, gated, batch, width: tl.constexpr, past: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """Tiles of the gates first, which take longest, then those of what the layer before adds."""
-    _after_the_one_before(EARLY)
-    tall, tile = tl.cdiv(batch, ROWS), tl.program_id(0)
-    row = tile % tall * ROWS + tl.arange(0, ROWS)
-    place, across = tile // tall, tl.cdiv(width, GATED)
-    if place < across:
-        column = place * GATED + tl.arange(0, GATED)
-        there = (row < batch)[:, None] & (column < width)[None, :]
-        at = row[:, None] * 2 * width + column[None, :]
-        opened = tl.load(told + at, mask=there, other=0.0)
-        value = tl.load(told + at + width, mask=there, other=0.0)
-        opened, value = _pair(opened, value, x, weight, row, batch, column, width, INNER)
-        opened, value = _pair(opened, value, gated, weight + 2 * width * width, row, batch, column, width, INNER)
-        for tap in tl.static_range(past):
-            then, matrix = own - (tap + 1) * reach, earlier + tap * width * 2 * width
-            opened, value = _pair(opened, value, then, matrix, row, batch, column, width, INNER)
-        z = _gated(opened, value).to(following.dtype.element_ty)
-        tl.store(following + row[:, None] * width + column[None, :], z, mask=there)
-    else:
-        added = (place - across) * SPREAD + tl.arange(0, SPREAD)
-        residual = (row < batch)[:, None] & (added < width)[None, :]
-        sums = _added(gated, spread, bias, total, row, batch, added, width, columns, INNER)
-        tl.store(own + row[:, None] * width + added[None, :], sums.to(own.dtype.element_ty), mask=residual)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    gates = 2 * width
+    there = (row < batch)[:, None] & (column < width)[None, :]
+    at = row[:, None] * gates + column[None, :]
+    opened = tl.load(told + at, mask=there, other=0.0)
+    value = tl.load(told + at + width, mask=there, other=0.0)
+    opened, value = _pair(opened, value, x, weight, row, batch, column, width, INNER)
+    for tap in tl.static_range(past):
+        then, matrix = x - (tap + 1) * reach, earlier + tap * width * gates
+        opened, value = _pair(opened, value, then, matrix, row, batch, column, width, INNER)
+    z = _gated(opened, value).to(gated.dtype.element_ty)
+    tl.store(gated + row[:, None] * width + column[None, :], z, mask=there)
 
 
 @triton.jit
 @no_type_check
-def _added(
-    gated, weight, bias, total, row, batch, column, width: tl.constexpr, columns: tl.constexpr, INNER: tl.constexpr,
+def _spread(
+    z, weight, bias, total, following, batch, width: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the totals with a layer's residual and skip added, there and as a value."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     there = (row < batch)[:, None] & (column < columns)[None, :]
     at = total + row[:, None] * columns + column[None, :]
     sums = tl.load(at, mask=there, other=0.0) + tl.load(bias + column, mask=column < columns, other=0.0)[None, :]
-    sums = _sum(sums, gated, width, weight, columns, row, batch, column, columns, width, INNER)
+    sums = _sum(sums, z, width, weight, columns, row, batch, column, columns, width, INNER)
     tl.store(at, sums, mask=there)
-    return sums
-
-
-@triton.jit
-@no_type_check
-def _last(
-    gated, weight, bias, total, batch, width: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, INNER: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    """The residual of the last layer is nobody's input."""
-    _after_the_one_before(EARLY)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = width + tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    _added(gated, weight, bias, total, row, batch, column, width, columns, INNER)
+    if following is not None:
+        residual = there & (column < width)[None, :]
+        x = sums.to(following.dtype.element_ty)
+        tl.store(following + row[:, None] * width + column[None, :], x, mask=residual)
 
 
 @triton.jit
 @no_type_check
 def _dense(
     x, x_stride, weight, bias, bias_stride, out, batch, inputs: tl.constexpr, columns: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr,
 ):  # fmt: skip
-    _after_the_one_before(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     there = (row < batch)[:, None] & (column < columns)[None, :]
@@ -214,11 +178,8 @@ def _dense(
 
 @triton.jit
 @no_type_check
-def _draw(
-    logits, uniform, temperature, code, level, GREEDY: tl.constexpr, CODES: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
+def _draw(logits, uniform, temperature, code, level, GREEDY: tl.constexpr, CODES: tl.constexpr):
     """One voice: `dice.draw` with every code kept."""
-    _after_the_one_before(EARLY)
     voice, at = tl.program_id(0), tl.arange(0, CODES)
     scores = tl.load(logits + voice * CODES + at)
     if GREEDY:
@@ -234,16 +195,13 @@ def _draw(
     tl.store(level + voice, (chosen.to(tl.float32) - CODES // 2) / (CODES // 2))
 
 
-def opening(
-    heard: Tensor, weight: Tensor, bias: Tensor, told: Tensor, gated: Tensor, total: Tensor, begun: Tensor
-) -> None:
+def opening(heard: Tensor, weight: Tensor, bias: Tensor, told: Tensor, gated: Tensor, spread: Tensor) -> None:
     """See `plain.opening`."""
     batch, width = gated.shape
-    sizes = {"lags": 2 * len(heard), "ROWS": STEP["ROWS"], "COLUMNS": STEP["COLUMNS"], "num_warps": 4}
+    lags = 2 * len(heard)
     grid = _grid(batch, len(bias), STEP)
-    _opening[grid](
-        heard, weight, bias, told, gated, total, begun, batch, width, len(bias) - width, **sizes, **_early(heard)
-    )
+    sizes = {"lags": lags, "ROWS": STEP["ROWS"], "COLUMNS": STEP["COLUMNS"], "num_warps": 4}
+    _opening[grid](heard, weight, bias, told, gated, spread, batch, width, len(bias) - width, **sizes)
 
 
 def recall(ring: Tensor, slots: Tensor, weight: Tensor, told: Tensor, ahead: Tensor) -> None:
@@ -255,24 +213,18 @@ def recall(ring: Tensor, slots: Tensor, weight: Tensor, told: Tensor, ahead: Ten
     _recall[(far * steps * rows * columns,)](ring, slots, weight, told, ahead, batch, gates // 2, **sizes)
 
 
-def layer(
-    x: Tensor, gated: Tensor, spread: tuple[Tensor, Tensor], total: Tensor, inputs: Tensor, now: int, dilation: int,
-    weight: Tensor, past: Tensor, told: Tensor, following: Tensor,
-) -> None:  # fmt: skip
-    """See `plain.layer`."""
-    (batch, width), columns = gated.shape, total.shape[1]
-    tiles = triton.cdiv(width, LAYER["GATED"]) + triton.cdiv(columns, LAYER["SPREAD"])
-    _layer[(triton.cdiv(batch, LAYER["ROWS"]) * tiles,)](
-        x, gated, *spread, total, inputs[now], dilation * batch * width, weight, past, told, following, batch,
-        width, columns, past=len(past), **LAYER, **_early(x),
-    )  # fmt: skip
+def gate(inputs: Tensor, now: int, dilation: int, weight: Tensor, past: Tensor, told: Tensor, gated: Tensor) -> None:
+    """See `plain.gate`."""
+    batch, width = gated.shape
+    reach = dilation * batch * width
+    grid = _grid(batch, width, GATE)
+    _gate[grid](inputs[now], reach, weight, past, told, gated, batch, width, past=len(past), **GATE)
 
 
-def last(gated: Tensor, weight: Tensor, bias: Tensor, total: Tensor) -> None:
-    """See `plain.last`."""
-    (batch, width), columns = gated.shape, total.shape[1]
-    grid = _grid(batch, columns - width, STEP)
-    _last[grid](gated, weight, bias, total, batch, width, columns, **STEP, **_early(gated))
+def spread(gated: Tensor, weight: Tensor, bias: Tensor, total: Tensor, following: Tensor | None) -> None:
+    """See `plain.spread`."""
+    (batch, width), columns = gated.shape, len(bias)
+    _spread[_grid(batch, columns, STEP)](gated, weight, bias, total, following, batch, width, columns, **STEP)
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
@@ -280,7 +232,7 @@ def dense(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     batch, columns = out.shape
     strides = x.stride(0), bias.stride(0) if len(bias) > 1 else 0
     grid = _grid(batch, columns, STEP)
-    _dense[grid](x, strides[0], weight, bias, strides[1], out, batch, x.shape[1], columns, **STEP, **_early(x))
+    _dense[grid](x, strides[0], weight, bias, strides[1], out, batch, x.shape[1], columns, **STEP)
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float, code: Tensor, level: Tensor) -> None:
@@ -289,15 +241,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_p: float, code
         plain.draw(logits, uniform, temperature, top_p, code, level)
         return
     exact = torch.full((), temperature, dtype=torch.float64, device=logits.device)  # an argument would be rounded
-    sizes = {"GREEDY": temperature == 0, "CODES": logits.shape[1], **_early(logits)}
+    sizes = {"GREEDY": temperature == 0, "CODES": logits.shape[1]}
     _draw[(len(logits),)](logits, uniform, exact, code, level, **sizes)
 
 
 def _grid(rows: int, columns: int, tile: dict[str, Any]) -> tuple[int, int]:
     return triton.cdiv(rows, tile["ROWS"]), triton.cdiv(columns, tile["COLUMNS"])
-
-
-def _early(like: Tensor) -> dict[str, bool]:
-    """Whether a kernel is launched before the one before it ends, as Hopper and later allow."""
-    early = like.is_cuda and torch.cuda.get_device_capability(like.device) >= (9, 0)
-    return {"EARLY": early, "launch_pdl": early}

@@ -38,7 +38,7 @@ class Weights(NamedTuple):
     opening_bias: Float[Tensor, " spread"]  # the first layer's gates, the residual's beginning, what the start says
     condition: Float[Tensor, "layers dims gates"]  # the first layer's, then by order
     condition_bias: Float[Tensor, "layers gates"]
-    now: Float[Tensor, "ordered both gates"]  # of the input before this layer's, then of what was gated there
+    now: Float[Tensor, "ordered width gates"]
     past: Float[Tensor, "ordered past width gates"]  # the newest tap first
     spread: Float[Tensor, "layers width spread"]  # residual and skip side by side; the last residual is zero
     spread_bias: Float[Tensor, "layers spread"]
@@ -63,8 +63,7 @@ class State(NamedTuple):
     told: Float[Tensor, "layers batch gates"]  # the frame's conditions and all biases
     told_out: Float[Tensor, "batch skip"]
     ahead: Float[Tensor, "far steps batch gates"]  # told, and what the far layers' past taps add
-    begun: Float[Tensor, "batch width"]  # the first layer's input
-    gated: Float[Tensor, "2 batch width"]  # of a layer and of the one before it, by turns
+    gated: Float[Tensor, "batch width"]
     spread: Float[Tensor, "batch spread"]  # the residual and the skips so far
     hidden: Float[Tensor, "batch skip"]
     logits: Float[Tensor, "steps batch codes"]
@@ -109,15 +108,12 @@ def load(decoder: Decoder, plan: Plan, stored: torch.dtype, real: torch.dtype) -
     spread_bias = np.zeros((len(plan.dilation), width + skip))
     spread_bias[:-1, :width] = folded.residual_bias
     told = [0, *plan.order]
-    condition_bias = folded.condition_bias.copy()
-    for current, bias, place in zip(folded.current, folded.residual_bias, condition_bias[1:], strict=True):
-        place += current @ bias
     return Weights(
         opening=small(_opening(folded)),
         opening_bias=small(np.append(np.zeros(width), folded.said_bias)),
         condition=small(folded.condition[told]),
-        condition_bias=small(condition_bias[told]),
-        now=large([_through(folded, n) for n in plan.order], 2 * width, gates),
+        condition_bias=small(folded.condition_bias[told]),
+        now=large([np.ascontiguousarray(folded.current[n - 1].T) for n in plan.order], width, gates),
         past=large([newest_first(folded.past[n - 1]) for n in plan.order], plan.taps - 1, width, gates),
         spread=large([np.ascontiguousarray(np.vstack(pair).T) for pair in both], width, width + skip),
         spread_bias=small(spread_bias),
@@ -132,8 +128,7 @@ def load(decoder: Decoder, plan: Plan, stored: torch.dtype, real: torch.dtype) -
 def begin(plan: Plan, weights: Weights, batch: int) -> State:
     """Voices that have heard nothing: zeros are the padding the decoder begins with."""
     real, stored, device = weights.opening.dtype, weights.now.dtype, weights.opening.device
-    (layers, gates), skip = weights.condition_bias.shape, len(weights.out)
-    width = gates // 2
+    width, (layers, gates), skip = weights.now.shape[1], weights.condition_bias.shape, len(weights.out)
     far = torch.tensor([plan.dilation[n] for n in plan.order[plan.near :]], dtype=torch.long, device=device)
     length = (plan.taps - 1) * far
     step, tap = torch.arange(plan.steps, device=device), torch.arange(1, plan.taps, device=device)
@@ -155,20 +150,13 @@ def begin(plan: Plan, weights: Weights, batch: int) -> State:
         told=zeros(layers, batch, gates),
         told_out=zeros(batch, skip),
         ahead=zeros(len(far), plan.steps, batch, gates),
-        begun=zeros(batch, width, dtype=stored),
-        gated=zeros(2, batch, width, dtype=stored),
+        gated=zeros(batch, width, dtype=stored),
         spread=zeros(batch, width + skip),
         hidden=zeros(batch, skip),
         logits=zeros(plan.steps, batch, CODES),
         uniform=zeros(plan.steps, batch, dtype=torch.float64),
         code=zeros(plan.steps, batch, dtype=torch.long),
     )
-
-
-def _through(folded: Folded, layer: int) -> np.ndarray:
-    """A layer's gates of the two parts of its input: of what the layer before read, and of what it gated."""
-    current = folded.current[layer - 1]
-    return np.ascontiguousarray(np.hstack([current, current @ folded.residual[layer - 1]]).T)
 
 
 def _opening(folded: Folded) -> np.ndarray:

@@ -14,14 +14,12 @@ def opening(
     bias: Float[Tensor, " spread"],
     told: Float[Tensor, "batch gates"],
     gated: Float[Tensor, "batch width"],
-    total: Float[Tensor, "batch spread"],
-    begun: Float[Tensor, "batch width"],
+    spread: Float[Tensor, "batch spread"],
 ) -> None:
-    """The first layer's gated output, and what the residual and the skips begin with; `begun` is that residual."""
-    gates, spread = (heard.flatten(0, 1).T @ weight).tensor_split([told.shape[1]], dim=1)
+    """The first layer's gated output, and what the residual and the skips begin with."""
+    gates, begun = (heard.flatten(0, 1).T @ weight).tensor_split([told.shape[1]], dim=1)
     _gate(gates + told, gated)
-    torch.add(spread, bias, out=total)
-    begun.copy_(total[:, : begun.shape[1]])
+    torch.add(begun, bias, out=spread)
 
 
 def recall(
@@ -38,40 +36,33 @@ def recall(
             each += product(ring[slots[layer, :, tap]].flatten(0, 1), weight[layer, tap], each.dtype).view_as(each)
 
 
-def layer(
-    x: Float[Tensor, "batch width"],
-    gated: Float[Tensor, "batch width"],
-    spread: tuple[Float[Tensor, "width spread"], Float[Tensor, " spread"]],
-    total: Float[Tensor, "batch spread"],
+def gate(
     inputs: Float[Tensor, "time batch width"],
     now: int,
     dilation: int,
-    weight: Float[Tensor, "both gates"],
+    weight: Float[Tensor, "width gates"],
     past: Float[Tensor, "past width gates"],
     told: Float[Tensor, "batch gates"],
-    following: Float[Tensor, "batch width"],
+    gated: Float[Tensor, "batch width"],
 ) -> None:
-    """From a layer's input `x` and gated output to those of the layer that follows.
-
-    Its gates read the residual as the two parts it is made of, `x` and `gated`, so that nobody waits for their sum:
-    that goes to `inputs[now]`, for the gates after these. `past` is empty where `told` holds what the past adds.
-    """
-    gates = told + product(torch.cat([x, gated], dim=1), weight, told.dtype)
+    """A layer's gated output; `past` is empty where `told` holds what the past adds."""
+    gates = told + product(inputs[now], weight, told.dtype)
     for tap, earlier in enumerate(past, 1):
         gates += product(inputs[now - tap * dilation], earlier, told.dtype)
-    _gate(gates, following)
-    last(gated, *spread, total)
-    inputs[now] = total[:, : x.shape[1]]
+    _gate(gates, gated)
 
 
-def last(
+def spread(
     gated: Float[Tensor, "batch width"],
     weight: Float[Tensor, "width spread"],
     bias: Float[Tensor, " spread"],
     total: Float[Tensor, "batch spread"],
+    following: Float[Tensor, "batch width"] | None,
 ) -> None:
-    """Add a layer's residual and skip to the totals."""
+    """Add a layer's residual and skip to the totals, and hand the residual to the layer that follows."""
     total += product(gated, weight, total.dtype) + bias
+    if following is not None:
+        following.copy_(total[:, : gated.shape[1]])
 
 
 def dense(
