@@ -93,6 +93,18 @@ def test_transposing_moves_the_pitch_by_as_much_and_every_step_its_own_way():
     assert set(shifts) == set(range(-SEMITONES, SEMITONES + 1))
 
 
+def test_every_crop_hears_noise_of_its_own_beside_itself_but_silence():
+    learner = objective(small())
+    wave = torch.full((200, 4000), 0.1) * (torch.arange(200) > 0)[:, None]
+    noise = learner._noise(3, wave)
+    level = 20 * (noise.square().mean(dim=1).sqrt() / 0.1).log10()
+    assert level[0] == -math.inf, "silence stays silence"
+    assert -60.5 < level[1:].min() < -55 < -5 < level[1:].max() < 0.5
+    assert abs(noise.mean(dim=1)).max() < 0.1 / 10
+    assert torch.equal(noise, learner._noise(3, wave)), "the same again"
+    assert not torch.equal(noise, learner._noise(4, wave)), "and another at another step"
+
+
 def test_bands_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="30 bands cannot be halved 2 times: expected a multiple"):
         Classifier(bands=30, n_fft=1024, hop=256, widths=[8, 12], features=16)
@@ -105,7 +117,11 @@ def test_the_shipped_one_is_small_and_hears_the_pitch_of_every_held_out_note():
     test = notes.load(DATA / "notes", "test")[::4]
     with torch.inference_mode():
         said = model(torch.stack([audio.read(note.path)[:32_000] for note in test]))
+        noise = torch.randn(len(test), 32_000, generator=torch.Generator().manual_seed(0))
+        waves = torch.stack([audio.read(note.path)[:32_000] for note in test])
+        noisy = model(waves + 0.1 * waves.square().mean(dim=1, keepdim=True).sqrt() * noise)
     assert said.pitch.argmax(dim=-1).tolist() == [note.pitch for note in test]
+    assert noisy.pitch.argmax(dim=-1).tolist() == [note.pitch for note in test], "in noise 20 dB below them too"
 
 
 def test_it_trains_by_the_command_and_is_not_asked_for_sound(command, corpus):

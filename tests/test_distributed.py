@@ -1,5 +1,6 @@
 """Several processes train as one: the same losses, one writer, nothing lost with one of them."""
 
+import math
 import os
 import re
 import signal
@@ -106,6 +107,17 @@ def test_shares_may_pass_in_parts_be_recomputed_and_are_heard(tmp_path, corpus, 
     finished(train(tmp_path, *SETTINGS, *ways, f"notes.root={corpus}", "steps=50", processes=2))
     assert_same_learning(tmp_path / "run", alone)
     assert len(list((tmp_path / "run" / "sounds").glob("*.step-00000050.wav"))) == 1
+
+
+def test_a_decoder_that_begins_anew_and_pitches_that_are_read_cost_the_same_in_shares(tmp_path, corpus):
+    taught = ["crop=1024", "crop_by=attack", "restart=512", "pitch_weight=0.1", "model.pitch_reading=true", "steps=12"]
+    settings = [*SETTINGS[:2], *SETTINGS[3:-1], *taught, f"notes.root={corpus}"]
+    finished(train(tmp_path, *settings, "run=alone"))
+    finished(train(tmp_path, *settings, "run=shares", "parallel=fsdp", processes=2))
+    for name in ("nats", "pitch_nats", "valid_pitch_nats"):
+        assert values(tmp_path / "shares", name) == pytest.approx(values(tmp_path / "alone", name), abs=1e-5)
+    assert values(tmp_path / "alone", "pitch_nats")[:1] == [pytest.approx(math.log(128), abs=0.5)], "it is asked"
+    assert len(values(tmp_path / "alone", "nats")) == 12
 
 
 HALVES = """

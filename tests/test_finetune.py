@@ -116,8 +116,8 @@ def test_the_model_in_the_box_is_what_its_card_says():
     """`experiment=finetune` and the demo begin with it."""
     model, meta = checkpoint.load(BOX), checkpoint.describe(BOX)
     assert BOX.stat().st_size < 8e6
-    assert sum(parameter.numel() for parameter in model.parameters()) == 1_366_544
-    assert (meta.step, meta.weights, meta.corpus) == (7170, "ema", "gm (conf/corpus/gm.yaml)")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 1_368_720
+    assert (meta.step, meta.weights, meta.corpus) == (8061, "ema", "gm, every key (data/models/README.md)")
 
 
 def test_silence_comes_back_as_silence_from_the_model_in_the_box():

@@ -3,10 +3,13 @@
 import itertools
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavenet_ae import audio, notes
+from wavenet_ae.notes.order import _Steps
 
 OFFICIAL = Path(__file__).parent / "data" / "nsynth_format"
 KEYS = st.builds(
@@ -341,6 +345,15 @@ def test_crops_by_attack_begin_with_the_note_as_often_as_in_any_stretch_of_their
         starts += [int(positions(wave)[0]) - by_name[name] for name, wave in zip(batch.names, batch.wave, strict=True)]
     assert 0.25 < np.mean(np.array(starts) == 0) < 0.42, "a third: 1,000 of 1,000 + 2,001"
     assert max(starts) > 1800, "the others anywhere"
+
+
+def test_what_a_reader_is_sent_fits_its_pipe_whatever_the_corpus(ramps):
+    """Else each is waited for until it has imported everything, one after another."""
+    many = [replace(ramps[0], name=f"{number}") for number in range(20_000)]
+    steps = _Steps(many, 4, 64, 0, "uniform", range(4), 0)
+    sent = bytes(ForkingPickler.dumps(steps))
+    assert len(sent) < 16_384
+    assert pickle.loads(sent).notes == many
 
 
 def test_workers_change_nothing_and_pass_errors_on(ramps):

@@ -17,12 +17,14 @@ from wavenet_ae.sampler import dice
 from wavenet_ae.training.descent import Descent
 
 SEMITONES = 6  # up or down, how far crops are transposed while learning: corpora leave pitches out
+NOISE_DB = -60.0, 0.0  # beside a crop's own level: what models make is noisier than recordings
 
 
 class Recognition(Descent[Classifier]):
     """Name each note's pitch, family and source. Measured in nats a note: the sum of the three cross-entropies.
 
-    While learning, the crops of a step are transposed together by up to half an octave, a function of seed and step.
+    While learning, the crops of a step are transposed together by up to half an octave, and each hears white noise
+    beside itself, from inaudible to as loud as it is: functions of seed and step.
     """
 
     unit, per, digits = "nats", "nats a note", ".3f"
@@ -36,6 +38,8 @@ class Recognition(Descent[Classifier]):
     def _cost(self, model: Classifier, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         semitones = 0 if step is None else self._semitones(step)
         wave = transposed(batch.wave.to(self.device, non_blocking=True), semitones)
+        if step is not None:
+            wave = wave + self._noise(step, wave)
         truth = labels(batch.pitch.to(self.device), batch.names)
         pitch = torch.where(truth.pitch > 0, (truth.pitch + semitones).clamp(1, PITCHES - 1), -1)
         said, truth = model(wave), truth._replace(pitch=pitch)
@@ -44,6 +48,12 @@ class Recognition(Descent[Classifier]):
         nats = torch.stack([cost / count for cost, count in zip(costs, counts, strict=True)]).sum()
         right = [(s.argmax(dim=-1) == t).sum() / n for s, t, n in zip(said, truth, counts, strict=True)]
         return nats, {"nats": nats} | dict(zip(Answers._fields, right, strict=True))
+
+    def _noise(self, step: int, wave: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
+        die = dice.throw(self.seed, step, 1, len(wave) + wave.numel()).to(wave)
+        low, high = NOISE_DB
+        level = wave.square().mean(dim=1).sqrt() * 10 ** ((low + (high - low) * die[: len(wave)]) / 20)
+        return level[:, None] * torch.special.ndtri(die[len(wave) :].clamp(1e-7, 1 - 1e-7)).view_as(wave)
 
     def _semitones(self, step: int) -> int:
         return math.floor(float(dice.throw(self.seed, step, 0, 1)) * (2 * SEMITONES + 1)) - SEMITONES
