@@ -248,6 +248,20 @@ def loop(folder, objective, kept=None, listened=None, validation=(1.0, 2.0), **p
     return Loop(objective, endless, values, Run(folder), plan, hooks)
 
 
+def test_what_held_out_notes_cost_least_is_kept_if_asked(tmp_path):
+    costs = iter([3.0, 2.0, 1.5, 1.5, 1.7, 1.9])
+    objective, kept = Counting(), []
+    objective.measure = lambda batch: {"nats": next(costs)}
+    pace = {"keep_best": True, "validate_every": 2, "checkpoint_every": 2, "validation": (1.0,)}
+    assert loop(tmp_path, objective, kept, **pace).train() == (10, "all steps done")
+    assert kept == [0, 2, 4], "not the same cost again, and not what came after"
+    assert Run(tmp_path).best("nats") == (4, 1.5)
+    told = Run(tmp_path).summary("nats", "a sample", ".2f", best=True)
+    assert told.endswith("held-out notes 1.90 nats (2.741 bits), 3.00 at first; kept is the model of step 4, 1.50")
+    with pytest.raises(ValueError, match="keep_best=true and validate_every=0: nothing says which is best"):
+        loop(tmp_path, objective, keep_best=True)
+
+
 def test_everything_happens_at_its_own_pace(tmp_path):
     kept, listened = [], []
     pace = {"log_every": 3, "validate_every": 4, "checkpoint_every": 5, "listen_every": 6}

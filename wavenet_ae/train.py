@@ -49,7 +49,7 @@ from wavenet_ae.training.recognition import Recognition
 from wavenet_ae.training.recording import CudaRecorder
 from wavenet_ae.training.run import Run
 
-PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
+PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every", "keep_best")
 MODEL = "small"  # what conf/train.yaml trains if nothing is said
 THREADS = torch.get_num_threads()  # before any run sets them
 CHANGEABLE = (*PACE, "workers", "parallel", "notes.root")  # of a resumed run
@@ -99,7 +99,7 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
             if board is not None:
                 board.close()
     if group.is_first:
-        measured = run.summary(objective.unit, objective.per, objective.digits)
+        measured = run.summary(objective.unit, objective.per, objective.digits, best=cfg.keep_best)
         print(f"{ended} after {step:,} steps{measured}")
         print(f"model: {run.folder / 'model.safetensors'}\ngo on:  python -m wavenet_ae.train resume={run.folder}")
     if ended.endswith("received") and HydraConfig.get().mode is RunMode.MULTIRUN:

@@ -13,7 +13,10 @@ from tqdm import tqdm
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to train and what to do how often, in steps; 0 is never. `minutes` may end it earlier."""
+    """How long to train and what to do how often, in steps; 0 is never. `minutes` may end it earlier.
+
+    With `keep_best` the model that is kept is the one that held-out notes cost least, not the last.
+    """
 
     steps: int
     minutes: float | None
@@ -21,6 +24,7 @@ class Plan:
     validate_every: int
     checkpoint_every: int
     listen_every: int
+    keep_best: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
@@ -28,6 +32,10 @@ class Plan:
             least = 1 if name in ("steps", "log_every") else 0
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: expected {least} or more")
+        if self.keep_best and not self.validate_every:
+            raise ValueError(
+                "keep_best=true and validate_every=0: nothing says which is best; validate every so many steps"
+            )
 
 
 class Clock:

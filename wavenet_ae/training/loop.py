@@ -109,7 +109,8 @@ class Loop:
         with self.objective.assembled():
             if self.group.is_first:
                 self.run.save(step, state)
-                self.hooks.keep(step)
+                if not self.plan.keep_best:
+                    self.hooks.keep(step)
             self.group.wait()
 
     def _validate(self, step: int, last: bool = False) -> None:
@@ -122,8 +123,18 @@ class Loop:
         own = self.validation[self.group.rank :: self.group.count]
         with self.objective.assembled():
             shares = self.group.gathered([self.objective.measure(batch) for batch in own])
-        measured = [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]  # in order
-        self._log(step, {f"valid_{k}": sum(each[k] for each in measured) / len(measured) for k in measured[0]})
+            each = [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]  # in order
+            measured = {f"valid_{name}": sum(batch[name] for batch in each) / len(each) for name in each[0]}
+            if self.plan.keep_best:
+                self._keep_if_best(step, measured[f"valid_{self.objective.unit}"])
+        self._log(step, measured)
+
+    def _keep_if_best(self, step: int, cost: float) -> None:
+        """Before it is logged: what is logged is not measured again."""
+        before = self.run.best(self.objective.unit)
+        if self.group.is_first and (before is None or cost < before[1]):
+            self.hooks.keep(step)
+        self.group.wait()
 
     def _log(self, step: int, values: dict[str, float]) -> None:
         """Everywhere alike; `<x>nats` gets its `<x>bits` beside it."""

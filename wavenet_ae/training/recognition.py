@@ -24,7 +24,7 @@ class Recognition(Descent[Classifier]):
     """Name each note's pitch, family and source. Measured in nats a note: the sum of the three cross-entropies.
 
     While learning, the crops of a step are transposed together by up to half an octave, and each hears white noise
-    beside itself, from inaudible to as loud as it is: functions of seed and step.
+    beside itself, from inaudible to as loud as itself: functions of seed and step.
     """
 
     unit, per, digits = "nats", "nats a note", ".3f"

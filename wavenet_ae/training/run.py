@@ -106,8 +106,13 @@ class Run:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def summary(self, unit: str, per: str, digits: str) -> str:
-        """What was measured, in words that follow a sentence; empty if nothing was."""
+    def best(self, unit: str) -> tuple[int, float] | None:
+        """After which step held-out notes cost least, the first of several, and how much; None if never measured."""
+        found = ((line["step"], line[f"valid_{unit}"]) for line in self.metrics() if f"valid_{unit}" in line)
+        return min(found, key=lambda measured: measured[1], default=None)
+
+    def summary(self, unit: str, per: str, digits: str, *, best: bool = False) -> str:
+        """What was measured, in words that follow a sentence; empty if nothing was. `best` is what is kept."""
         metrics, text = self.metrics(), ""
         learnt = [line[unit] for line in metrics if unit in line][-50:]
         if learnt:
@@ -117,6 +122,8 @@ class Run:
             before, now = (f"{line[f'valid_{unit}']:{digits}}" for line in (held_out[0], held_out[-1]))
             bits = f" ({held_out[-1]['valid_bits']:.3f} bits)" if unit == "nats" else ""
             text += f"; held-out notes {now} {unit}{bits}, {before} at first"
+            if best and (least := self.best(unit)):
+                text += f"; kept is the model of step {least[0]:,}, {least[1]:{digits}}"
         return text
 
     def save(self, step: int, state: Mapping[str, Tensor]) -> None:
