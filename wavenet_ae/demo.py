@@ -194,7 +194,8 @@ def _learnt(out: Path, known: Note, others: int, metrics: list[dict[str, Any]]) 
             "A new instrument learnt",
             f"The same model after {steps:,} steps, {minutes:.1f} minutes in all, on {others} other notes of "
             f"{known.instrument}, a fifth of them held out: these cost {held_out[0]:.2f} nats a sample before and "
-            f"{min(held_out):.2f} where that was least, whose model is kept. Your own sounds are learnt alike, by the two commands that the demo printed.",
+            f"{min(held_out):.2f} where that was least, whose model is kept. Your own sounds are learnt alike, by the "
+            "two commands that the demo printed.",
             [
                 Cell("original", out / f"{known.name}.original.wav"),
                 Cell("before", out / f"{known.name}.wav"),
