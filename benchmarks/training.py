@@ -25,7 +25,7 @@ from wavenet_ae.models.wavenet import Conv1d, WaveNetAutoencoder
 from wavenet_ae.sampler.cpu import cores
 from wavenet_ae.training.objectives import Likelihood
 from wavenet_ae.training.processes import Group
-from wavenet_ae.training.recording import CudaRecorder
+from wavenet_ae.training.recording import WARM, CudaRecorder
 from wavenet_ae.training.schedule import Steps
 
 FORMATS = {"fp32": None, "bf16": torch.bfloat16}
@@ -97,9 +97,14 @@ def step_rates(
         objective.network = lambda code, *_, **__: plain(model, code)
     crops = notes.Batch(torch.rand(batch, crop) - 0.5, torch.full((batch,), 60), ["noise"] * batch)
     start = time.perf_counter()
-    memory = kept_bytes(objective, crops) if device == "cpu" else 0
+    memory = 0
+    if device == "cpu":
+        memory = kept_bytes(objective, crops)
+    else:
+        objective.learn(crops, 0)
     first = time.perf_counter() - start
-    took = record.measure(lambda: objective.learn(crops, 0), seconds=seconds)  # it waits: measurements are floats
+    warmups = WARM + 1 if recorder else 1
+    took = record.measure(lambda: objective.learn(crops, 0), seconds=seconds, warmups=warmups)  # floats: it waits
     if device == "cuda":
         memory = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()

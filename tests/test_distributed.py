@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from test_resume import last_step, measured
 from test_training import likelihood
 
+from wavenet_ae import checkpoint
 from wavenet_ae.training.processes import Group
 
 SETTINGS = ["experiment=smoke", "batch=4", "crop=512", "listen_every=0", "valid_batches=3", "threads=1", "run=run"]
@@ -109,15 +110,27 @@ def test_shares_may_pass_in_parts_be_recomputed_and_are_heard(tmp_path, corpus, 
     assert len(list((tmp_path / "run" / "sounds").glob("*.step-00000050.wav"))) == 1
 
 
-def test_a_decoder_that_begins_anew_and_pitches_that_are_read_cost_the_same_in_shares(tmp_path, corpus):
-    taught = ["crop=1024", "crop_by=attack", "restart=512", "pitch_weight=0.1", "model.pitch_reading=true", "steps=12"]
-    settings = [*SETTINGS[:2], *SETTINGS[3:-1], *taught, f"notes.root={corpus}"]
-    finished(train(tmp_path, *settings, "run=alone"))
+def test_a_decoder_that_begins_anew_and_pitches_that_are_read_cost_the_same_in_any_number_of_pieces(tmp_path, corpus):
+    taught = ["crop=1024", "attacks=0.3", "restart=512", "pitch_weight=0.1", "model.pitch_reading=true", "steps=12"]
+    pace = ["experiment=smoke", "batch=8", "listen_every=0", "valid_batches=2", "threads=1", "validate_every=4"]
+    settings = [*pace, *taught, "keep_best=true", f"notes.root={corpus}"]
+    said = finished(train(tmp_path, *settings, "run=alone"))
     finished(train(tmp_path, *settings, "run=shares", "parallel=fsdp", processes=2))
-    for name in ("nats", "pitch_nats", "valid_pitch_nats"):
-        assert values(tmp_path / "shares", name) == pytest.approx(values(tmp_path / "alone", name), abs=1e-5)
+    finished(train(tmp_path, *settings, "run=parts", "accumulate=2", processes=2))
+    for run in (tmp_path / "shares", tmp_path / "parts"):
+        for name in ("nats", "pitch_nats", "valid_nats", "valid_pitch_nats"):
+            assert values(run, name) == pytest.approx(values(tmp_path / "alone", name), abs=1e-5)
     assert values(tmp_path / "alone", "pitch_nats")[:1] == [pytest.approx(math.log(128), abs=0.5)], "it is asked"
-    assert len(values(tmp_path / "alone", "nats")) == 12
+    costs = values(tmp_path / "alone", "valid_nats")
+    assert f"kept is the model of step {4 * costs.index(min(costs))}, {min(costs):.3f}" in said
+    kept = [checkpoint.describe(tmp_path / run / "model.safetensors").step for run in ("alone", "shares", "parts")]
+    assert kept == 3 * [4 * costs.index(min(costs))]
+
+
+def test_what_reads_the_pitch_may_stand_idle(tmp_path, corpus):
+    idle = [*SETTINGS, "model.pitch_reading=true", "steps=3", f"notes.root={corpus}"]
+    finished(train(tmp_path, *idle, processes=2))
+    assert len(values(tmp_path / "run", "nats")) == 3
 
 
 HALVES = """

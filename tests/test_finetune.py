@@ -58,6 +58,26 @@ def test_a_model_says_what_it_learned_from_first_and_then(command, corpus, train
     assert (meta.corpus, meta.licence) == (f"{corpus.name}, then mine", "unknown; then CC0")
 
 
+def test_a_model_that_reads_no_pitch_may_learn_to_and_one_from_before_that_is_no_other_model(command, corpus, trained):
+    model, meta = checkpoint.load(trained), checkpoint.describe(trained)
+    assert meta.model.pop("pitch_reading") is False
+    checkpoint.save("before.safetensors", model, meta)
+    given = [
+        *SMOKE,
+        f"notes.root={corpus}",
+        "init=before.safetensors",
+        "steps=1",
+        "~schedule.table",
+        "+schedule.table={0:1e-9}",
+    ]
+    assert command("train", *given, "run=same").status == 0, "as `experiment` asks for"
+    done = command("train", *given, "run=reads", "model.pitch_reading=true", "pitch_weight=0.1")
+    assert done.status == 0, done.err
+    same, reads = (checkpoint.load(f"{run}/model.safetensors").state_dict() for run in ("same", "reads"))
+    assert reads.keys() - same.keys() == {"reader.weight", "reader.bias"}
+    assert all(torch.allclose(reads[name], model.state_dict()[name], atol=1e-6) for name in same)
+
+
 def test_a_run_goes_on_without_the_file_it_was_begun_with(command, corpus, trained):
     settings = [*SMOKE, f"notes.root={corpus}", f"init={trained}"]
     whole = command("train", *settings, "run=whole", "steps=10")

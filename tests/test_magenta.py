@@ -134,6 +134,7 @@ def test_sizes_are_read_off_the_shapes(small):
             "hop": 512,
         },
         "pitch_conditioning": False,
+        "pitch_reading": False,
     }
     assert isinstance(found.model, WaveNetAutoencoder)
     assert not found.model.training

@@ -288,13 +288,14 @@ PINNED_STARTS = [1023, 8407, 5798, 22370, 16628, 12735, 25764]
     batch=st.integers(1, 9),
     first=st.integers(0, 40),
     seed=st.integers(0, 2**64 - 1),
-    by=st.sampled_from(["uniform", "energy", "attack"]),
+    by=st.sampled_from(["uniform", "energy"]),
+    attacks=st.sampled_from([0.0, 0.4]),
 )
-def test_starting_at_a_step_gives_what_an_uninterrupted_pass_gives(tmp_path_factory, batch, first, seed, by):
+def test_starting_at_a_step_gives_what_an_uninterrupted_pass_gives(tmp_path_factory, batch, first, seed, by, attacks):
     root = tmp_path_factory.getbasetemp() / "resume"
     if not root.exists():
         write(root, "train", [ramp(900, 1000 * number) for number in range(5)])
-    made = {"batch": batch, "crop": 64, "seed": seed, "crop_by": by}
+    made = {"batch": batch, "crop": 64, "seed": seed, "crop_by": by, "attacks": attacks}
     found = notes.load(root, "train")
     whole = list(notes.batches(found, steps=first + 3, **made))[first:]
     for resumed, expected in zip(notes.batches(found, first_step=first, **made), whole, strict=False):
@@ -338,19 +339,29 @@ def test_crops_by_energy_begin_where_the_note_sounds(tmp_path):
     assert not all(uniform)
 
 
-def test_crops_by_attack_begin_with_the_note_as_often_as_in_any_stretch_of_their_length(ramps):
+@pytest.mark.parametrize("by", ["uniform", "energy"])
+def test_a_share_of_the_crops_begins_with_the_note_and_the_others_are_what_they_were(ramps, by):
     by_name = {note.name: 4000 * number for number, note in enumerate(ramps)}
-    starts = []
-    for batch in notes.batches(ramps, batch=7, crop=1000, seed=5, steps=60, crop_by="attack"):
-        starts += [int(positions(wave)[0]) - by_name[name] for name, wave in zip(batch.names, batch.wave, strict=True)]
-    assert 0.25 < np.mean(np.array(starts) == 0) < 0.42, "a third: 1,000 of 1,000 + 2,001"
-    assert max(starts) > 1800, "the others anywhere"
+    given = {"batch": 7, "crop": 1000, "seed": 5, "steps": 60, "crop_by": by}
+
+    def starts(**more):
+        found = []
+        for batch in notes.batches(ramps, **given, **more):
+            found += [
+                int(positions(wave)[0]) - by_name[name] for name, wave in zip(batch.names, batch.wave, strict=True)
+            ]
+        return np.array(found)
+
+    plain, some = starts(), starts(attacks=0.3)
+    assert 0.2 < np.mean(some == 0) < 0.4
+    assert np.array_equal(some[some > 0], plain[some > 0])
+    assert not starts(attacks=1.0).any()
 
 
 def test_what_a_reader_is_sent_fits_its_pipe_whatever_the_corpus(ramps):
     """Else each is waited for until it has imported everything, one after another."""
     many = [replace(ramps[0], name=f"{number}") for number in range(20_000)]
-    steps = _Steps(many, 4, 64, 0, "uniform", range(4), 0)
+    steps = _Steps(many, 4, 64, 0, ("uniform", 0.0), range(4), 0)
     sent = bytes(ForkingPickler.dumps(steps))
     assert len(sent) < 16_384
     assert pickle.loads(sent).notes == many
@@ -399,7 +410,8 @@ def test_a_program_ends_with_batches_half_read_and_errors_kept(corpus, tmp_path)
         ({"batch": 0}, "no batches of 0 crops of 10 samples"),
         ({"crop": 0}, "no batches of 1 crops of 0 samples"),
         ({"first_step": -1}, "from step -1"),
-        ({"crop_by": "loudness"}, "unknown crop_by 'loudness': choose one of uniform, energy, attack"),
+        ({"attacks": 1.5}, "attacks is 1.5: expected a share, from 0 to 1"),
+        ({"crop_by": "loudness"}, "unknown crop_by 'loudness': choose one of uniform, energy"),
     ],
 )
 def test_impossible_batches_are_refused_at_once(ramps, sizes, message):

@@ -49,7 +49,7 @@ from wavenet_ae.training.recognition import Recognition
 from wavenet_ae.training.recording import CudaRecorder
 from wavenet_ae.training.run import Run
 
-PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every", "keep_best")
+PACE = ("steps", "minutes", "log_every", "validate_every", "checkpoint_every", "listen_every")
 MODEL = "small"  # what conf/train.yaml trains if nothing is said
 THREADS = torch.get_num_threads()  # before any run sets them
 CHANGEABLE = (*PACE, "workers", "parallel", "notes.root")  # of a resumed run
@@ -71,12 +71,13 @@ def main(cfg: DictConfig) -> None:
 def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, again: bool) -> None:
     """What every process does; the first of them writes and speaks."""
     objective = _objective(cfg, group)
-    plan = Plan(**{name: cfg[name] for name in PACE})
+    plan = Plan(**{name: cfg[name] for name in PACE}, keep_best=cfg.keep_best)
     listened, projected = notes.chosen(cfg.listen, valid), notes.chosen(cfg.project, valid)
     licence = notes.licence(cfg.notes.root)
-    crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by, "max_unreadable": cfg.max_unreadable}
+    crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by, "attacks": float(cfg.attacks)}
+    crops["max_unreadable"] = cfg.max_unreadable
     share = group.share(cfg.batch)
-    validation = list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
+    validation = _validation(cfg, valid, crops)
     if not _is_named():
         cfg.run = files.unused(str(cfg.run))
     run = Run(str(cfg.run))
@@ -104,6 +105,17 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
         print(f"model: {run.folder / 'model.safetensors'}\ngo on:  python -m wavenet_ae.train resume={run.folder}")
     if ended.endswith("received") and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise KeyboardInterrupt  # the runs that were to follow are not wanted either
+
+
+def _validation(cfg: DictConfig, valid: list[Note], crops: dict[str, Any]) -> list[notes.Batch]:
+    """The crops of held-out notes that are measured, the same every time.
+
+    Raises:
+        ValueError: there are none, and they were to say which model is best.
+    """
+    if cfg.keep_best and cfg.valid_batches < 1:
+        raise ValueError("keep_best=true and valid_batches=0: nothing would say which is best; expected 1 or more")
+    return list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
 
 
 def _restored(cfg: DictConfig, run: Run, objective: Descent, group: Group) -> int:
@@ -156,7 +168,7 @@ def _settled(cfg: DictConfig) -> DictConfig:
 
 
 def _begin_with(cfg: DictConfig) -> None:
-    """Make the model to train that of the checkpoint `init`.
+    """Make the model to train that of the checkpoint `init`; one that reads no pitch may learn to.
 
     Raises:
         ValueError: another model was asked for.
@@ -167,13 +179,17 @@ def _begin_with(cfg: DictConfig) -> None:
     chosen: dict[str, Any] = HydraConfig.get().runtime.choices
     if chosen["model"] != MODEL:
         asked = asked or [f"experiment={chosen['experiment']}"]
-    if asked and _plain(cfg.model) != begun.model:
+    wanted, model = _plain(cfg.model), begun.model
+    if "pitch_reading" in wanted:
+        reads = wanted["pitch_reading"] or model.get("pitch_reading", False)
+        wanted, model = wanted | {"pitch_reading": reads}, model | {"pitch_reading": reads}
+    if asked and wanted != model:
         raise ValueError(
             f"init={cfg.init} is a model of other sizes than {', '.join(asked)} asks for: a trained model keeps its "
             "sizes; leave out one of the two"
         )
     with open_dict(cfg):
-        cfg.model, cfg.begun = begun.model, {"corpus": begun.corpus, "licence": begun.licence}
+        cfg.model, cfg.begun = model, {"corpus": begun.corpus, "licence": begun.licence}
 
 
 def _resumed(asked: DictConfig) -> DictConfig:
@@ -231,7 +247,8 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
     torch.manual_seed(cfg.seed)
     model = models.build(_plain(cfg.model))
     if cfg.init and not cfg.resume:
-        model.load_state_dict(checkpoint.load(cfg.init).state_dict())
+        begun = checkpoint.load(cfg.init).state_dict()
+        model.load_state_dict(begun if "reader.weight" in begun else _reader(model) | begun)
     kind, own = _kind(cfg, model, group)
     formats = {"fp32": None, "bf16": torch.bfloat16}
     if cfg.precision not in formats:
@@ -257,6 +274,11 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
     ways = {"accumulate": cfg.accumulate, "compiled": cfg.compile, "recompute": cfg.recompute}
     objective.arrange(group, recorder=_recorder(cfg, objective, group), **ways)
     return objective
+
+
+def _reader(model: torch.nn.Module) -> dict[str, Any]:
+    """What reads the pitch in a model, where what it begins with had nothing that did."""
+    return {name: value for name, value in model.state_dict().items() if name.startswith("reader.")}
 
 
 def _recorder(cfg: DictConfig, objective: Descent, group: Group) -> CudaRecorder | None:

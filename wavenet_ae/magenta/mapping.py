@@ -70,6 +70,7 @@ def describe(shapes: Shapes, *, stages: int, hop: int) -> dict[str, Any]:
         "encoder": {"_target_": f"{_ROOM}.Encoder", **encoder, **common},
         "decoder": {"_target_": f"{_ROOM}.Decoder", **decoder, **common},
         "pitch_conditioning": False,
+        "pitch_reading": False,
     }
 
 

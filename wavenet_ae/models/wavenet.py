@@ -5,7 +5,6 @@ levels, (code - 128) / 128, not linear audio, as the original does.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -251,13 +250,18 @@ class WaveNetAutoencoder(Autoencoder):
         restart: int = 0,
         *,
         read: bool = False,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits [batch, 256, samples] of every sample given the ones before it and the whole sound's embedding.
 
         With `restart`, a multiple of the hop, the decoder begins anew every so many samples of every other sound, from
         the first of an even number: what it heard before tells it nothing there, and the embedding has to. With `read`
         a model that reads the pitch returns beside it the logits of every frame's, [batch, 128, frames].
+
+        Raises:
+            ValueError: lengths that do not fit, or an odd number of sounds of which every other is to begin anew.
         """
+        if restart and len(code) % 2:
+            raise ValueError(f"{len(code)} sounds, every other of which begins anew: expected an even number")
         embedding = self.encoder(code)
         told = self.condition(embedding, pitch)
         logits = self._anew(code, told, restart) if restart else self.decoder(code, told)

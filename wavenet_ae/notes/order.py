@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from wavenet_ae import audio
 from wavenet_ae.notes.corpus import Note
 
-CROPS = ("uniform", "energy", "attack")
+CROPS = ("uniform", "energy")
 log = logging.getLogger(__name__)
 GRACE = 2.0  # seconds a worker goes on after SIGTERM
 _ORDER, _CROP = 0, 1  # what a die is thrown for
@@ -49,6 +49,7 @@ def batches(  # noqa: PLR0913
     steps: int | None = None,
     workers: int = 0,
     crop_by: str = "uniform",
+    attacks: float = 0.0,
     share: tuple[int, int] | None = None,
     max_unreadable: int = 0,
 ) -> Iterator[Batch]:
@@ -56,10 +57,9 @@ def batches(  # noqa: PLR0913
 
     The notes pass in a new order each epoch; an epoch may end inside a batch. Starting at step s gives what an
     uninterrupted pass gives from step s on, whatever the number of workers. `crop_by="energy"` starts where
-    a note sounds, in proportion to the energy of the crop, and has to read the whole note for it; `"attack"` is
-    uniform but for as many more at the very beginning as begin in any stretch of a crop's length. A note
-    shorter than the crop is followed by silence. Of each batch `share` takes the crops from a first one to before
-    another: what several processes take together is what one would.
+    a note sounds, in proportion to the energy of the crop, and has to read the whole note for it. A share `attacks`
+    of the crops begins with the note instead. A note shorter than the crop is followed by silence. Of each batch
+    `share` takes the crops from a first one to before another: what several processes take together is what one would.
 
     A note that cannot be read is named and another takes its place, until there are more than `max_unreadable`.
 
@@ -73,8 +73,10 @@ def batches(  # noqa: PLR0913
         )
     if crop_by not in CROPS:
         raise ValueError(f"unknown crop_by {crop_by!r}: choose one of {', '.join(CROPS)}")
+    if not 0 <= attacks <= 1:
+        raise ValueError(f"attacks is {attacks}: expected a share, from 0 to 1")
     own = range(*(share or (0, batch)))
-    dataset = _Steps(list(notes), batch, crop, seed, crop_by, own, max_unreadable)
+    dataset = _Steps(list(notes), batch, crop, seed, (crop_by, attacks), own, max_unreadable)
     numbers = itertools.count(first_step) if steps is None else range(first_step, first_step + steps)
     return _in_order(dataset, numbers, workers, max_unreadable)
 
@@ -83,9 +85,16 @@ class _Steps(Dataset):
     """Batches by their step, beside why notes were left out. A worker process cannot raise an error plainly."""
 
     def __init__(
-        self, notes: list[Note], batch: int, crop: int, seed: int, crop_by: str, share: range, max_unreadable: int
+        self,
+        notes: list[Note],
+        batch: int,
+        crop: int,
+        seed: int,
+        begin: tuple[str, float],
+        share: range,
+        max_unreadable: int,
     ):
-        self.notes, self.batch, self.crop, self.seed, self.crop_by = notes, batch, crop, seed, crop_by
+        self.notes, self.batch, self.crop, self.seed, (self.crop_by, self.attacks) = notes, batch, crop, seed, begin
         self.share, self.max_unreadable = share, max_unreadable
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
         self._shared: Tensor | None = None
@@ -140,14 +149,15 @@ class _Steps(Dataset):
                 "make another corpus of it with python -m wavenet_ae.prepare source=folder "
                 f"source.input={note.path.parent} out=..."
             )
-        die = int(_dice(self.seed, position, _CROP, 1)[0])
+        die, other = (int(die) for die in _dice(self.seed, position, _CROP, 2))
         room = max(info.samples - self.crop, 0)
+        if other < self.attacks * 2**64:
+            room = 0
         if self.crop_by == "energy" and room:
             wave = audio.read(note.path)
             start = _loud_start(wave.numpy(), self.crop, die)
             return wave[start : start + self.crop]
-        before = self.crop if self.crop_by == "attack" else 0
-        start = max(0, (die * (before + room + 1) >> 64) - before)
+        start = die * (room + 1) >> 64
         wave = audio.read(note.path, start, start + self.crop)
         return F.pad(wave, (0, self.crop - len(wave)))
 

@@ -27,7 +27,7 @@ class Likelihood(Descent[WaveNetAutoencoder]):
     `skip` leaves the first samples of each crop out of the loss: they see zero padding, not sound. `restart` does the
     reverse: every other crop of a step has the decoder begin anew every so many samples. A decoder that hears a
     note goes on with it, and asks its embedding for the pitch only where it begins. Of a model that reads the
-    pitch off its embedding, reading it wrong costs `pitch_weight` for each nat.
+    pitch off its embedding, reading it wrong costs `pitch_weight` for each nat; a note of unknown pitch costs nothing.
     """
 
     unit, per, digits = "nats", "nats a sample", ".3f"
@@ -43,7 +43,7 @@ class Likelihood(Descent[WaveNetAutoencoder]):
 
     def _cost(self, model: WaveNetAutoencoder, batch: Batch, step: int | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         code, pitch = mulaw.encode(batch.wave.to(self.device, non_blocking=True)), batch.pitch.to(self.device)
-        narrow = self.autocast is not None  # without a cache: no weight is read twice, and a graph could not have one
+        narrow = self.autocast is not None  # without a cache, which a graph could not have
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=narrow, cache_enabled=False):
             said = model(code, pitch, restart=0 if step is None else self.restart, read=self.pitch_weight > 0)
         logits, read = said if isinstance(said, tuple) else (said, None)

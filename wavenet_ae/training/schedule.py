@@ -42,7 +42,7 @@ class Steps:
         if late:
             raise ValueError(
                 f"the learning rates of schedule.table from step {late[0]:,} are never used in {steps:,} steps: "
-                "train longer or leave them out"
+                f"train longer, or leave them out by '~schedule.table' '+schedule.table={{0:{self.table[0]:g}}}'"
             )
 
 
