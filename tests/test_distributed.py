@@ -153,6 +153,7 @@ HALVES = """
         said = group.gathered([count / whole for count in counts])
         if group.is_first:
             print("HELD", *sum(said, []))
+    processes.leave()
 """
 
 

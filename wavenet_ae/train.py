@@ -42,7 +42,7 @@ from wavenet_ae.training.clock import Plan
 from wavenet_ae.training.descent import Descent, Diverged
 from wavenet_ae.training.listening import Listener
 from wavenet_ae.training.loop import Hooks, Loop
-from wavenet_ae.training.objectives import Likelihood, Reconstruction
+from wavenet_ae.training.objectives import Likelihood, Reconstruction, check_crops
 from wavenet_ae.training.processes import Group
 from wavenet_ae.training.projector import Projector
 from wavenet_ae.training.recognition import Recognition
@@ -77,7 +77,7 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
     crops = {"batch": cfg.batch, "crop": cfg.crop, "crop_by": cfg.crop_by, "attacks": float(cfg.attacks)}
     crops["max_unreadable"] = cfg.max_unreadable
     share = group.share(cfg.batch)
-    validation = _validation(cfg, valid, crops)
+    validation = list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
     if not _is_named():
         cfg.run = files.unused(str(cfg.run))
     run = Run(str(cfg.run))
@@ -105,17 +105,6 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
         print(f"model: {run.folder / 'model.safetensors'}\ngo on:  python -m wavenet_ae.train resume={run.folder}")
     if ended.endswith("received") and HydraConfig.get().mode is RunMode.MULTIRUN:
         raise KeyboardInterrupt  # the runs that were to follow are not wanted either
-
-
-def _validation(cfg: DictConfig, valid: list[Note], crops: dict[str, Any]) -> list[notes.Batch]:
-    """The crops of held-out notes that are measured, the same every time.
-
-    Raises:
-        ValueError: there are none, and they were to say which model is best.
-    """
-    if cfg.keep_best and cfg.valid_batches < 1:
-        raise ValueError("keep_best=true and valid_batches=0: nothing would say which is best; expected 1 or more")
-    return list(notes.batches(valid, seed=0, steps=cfg.valid_batches, **crops))
 
 
 def _restored(cfg: DictConfig, run: Run, objective: Descent, group: Group) -> int:
@@ -155,6 +144,8 @@ def _settled(cfg: DictConfig) -> DictConfig:
     """The settings with what depends on this machine and this folder spelt out, so that a resumed run is the same."""
     if cfg.workers < 0:
         raise ValueError(f"workers is {cfg.workers}: expected 0 (this process reads the notes) or more")
+    if cfg.keep_best and cfg.valid_batches < 1:
+        raise ValueError("keep_best=true and valid_batches=0: nothing would say which is best; expected 1 or more")
     cfg.device = str(device_named(cfg.device))
     if cfg.precision == "auto":
         cfg.precision = "bf16" if cfg.device.startswith("cuda") else "fp32"
@@ -247,8 +238,9 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
     torch.manual_seed(cfg.seed)
     model = models.build(_plain(cfg.model))
     if cfg.init and not cfg.resume:
-        begun = checkpoint.load(cfg.init).state_dict()
-        model.load_state_dict(begun if "reader.weight" in begun else _reader(model) | begun)
+        model.load_state_dict(
+            model.state_dict() | checkpoint.load(cfg.init).state_dict()
+        )  # it may learn to read pitches
     kind, own = _kind(cfg, model, group)
     formats = {"fp32": None, "bf16": torch.bfloat16}
     if cfg.precision not in formats:
@@ -276,11 +268,6 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
     return objective
 
 
-def _reader(model: torch.nn.Module) -> dict[str, Any]:
-    """What reads the pitch in a model, where what it begins with had nothing that did."""
-    return {name: value for name, value in model.state_dict().items() if name.startswith("reader.")}
-
-
 def _recorder(cfg: DictConfig, objective: Descent, group: Group) -> CudaRecorder | None:
     """What records the gradient of a step, if it is to be recorded."""
     if cfg.graph not in ("auto", True, False):
@@ -295,7 +282,8 @@ def _recorder(cfg: DictConfig, objective: Descent, group: Group) -> CudaRecorder
 def _kind(cfg: DictConfig, model: torch.nn.Module, group: Group) -> tuple[type[Descent], dict[str, Any]]:
     """What is minimised of a model, and the settings of that alone."""
     if isinstance(model, WaveNetAutoencoder):
-        _check_crops(cfg, model, group)
+        at_once = cfg.batch // (max(cfg.accumulate, 1) * group.count)
+        check_crops(model, crop=cfg.crop, skip=cfg.skip, restart=cfg.restart, at_once=at_once)
         return Likelihood, {name: cfg[name] for name in ("skip", "restart", "pitch_weight")}
     if isinstance(model, SpectralAutoencoder):
         if cfg.crop < 1 or cfg.batch * -(-cfg.crop // model.hop) < 2:
@@ -311,29 +299,6 @@ def _kind(cfg: DictConfig, model: torch.nn.Module, group: Group) -> tuple[type[D
     raise ValueError(
         f"{type(model).__name__} cannot be trained: expected a WaveNetAutoencoder, SpectralAutoencoder or Classifier"
     )
-
-
-def _check_crops(cfg: DictConfig, model: WaveNetAutoencoder, group: Group) -> None:
-    """Refuse what a WaveNet cannot learn from.
-
-    Raises:
-        ValueError: lengths that do not fit, or a pitch to be read by a model that reads none.
-    """
-    hop, together = model.hop, cfg.batch // (max(cfg.accumulate, 1) * group.count)
-    if cfg.crop < 1 or cfg.crop % hop:
-        raise ValueError(f"crop is {cfg.crop}: expected a multiple of the model's hop, {hop}")
-    if not 0 <= cfg.skip < cfg.crop:
-        raise ValueError(f"skip is {cfg.skip}: expected at least 0 and less than the crop, {cfg.crop}")
-    if cfg.restart and (cfg.restart < 0 or cfg.restart % hop or cfg.crop % cfg.restart or cfg.skip or together % 2):
-        raise ValueError(
-            f"restart is {cfg.restart}: expected 0, or a multiple of the model's hop, {hop}, that divides the crop, "
-            f"{cfg.crop}, with skip=0 and an even number of crops at a time (here {together})"
-        )
-    if cfg.pitch_weight < 0 or (cfg.pitch_weight and model.reader is None):
-        raise ValueError(
-            f"pitch_weight is {cfg.pitch_weight}: expected 0, or more of a model that reads the pitch "
-            "(model.pitch_reading=true)"
-        )
 
 
 def _hooks(
@@ -379,3 +344,4 @@ def _introduction(cfg: DictConfig, model: torch.nn.Module, train: list[Note], va
 
 if __name__ == "__main__":
     main()
+    processes.leave()

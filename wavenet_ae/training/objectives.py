@@ -38,6 +38,11 @@ class Likelihood(Descent[WaveNetAutoencoder]):
 
     def __init__(self, *args: Any, skip: int, restart: int = 0, pitch_weight: float = 0.0, **options: Any):
         super().__init__(*args, **options)
+        if pitch_weight < 0 or (pitch_weight and self.model.reader is None):
+            raise ValueError(
+                f"pitch_weight is {pitch_weight}: expected 0, or more of a model that reads the pitch "
+                "(model.pitch_reading=true)"
+            )
         self.skip, self.restart, self.pitch_weight = skip, restart, pitch_weight
         self.is_recordable = self.model.pitch is None  # pitches are looked at before they are looked up
 
@@ -53,6 +58,24 @@ class Likelihood(Descent[WaveNetAutoencoder]):
         pitches = pitch[:, None].expand(-1, read.shape[-1])
         wrong = F.cross_entropy(read.float(), pitches, ignore_index=UNKNOWN_PITCH, reduction="none").mean()
         return nats + self.pitch_weight * wrong, {"nats": nats, "pitch_nats": wrong}
+
+
+def check_crops(model: WaveNetAutoencoder, *, crop: int, skip: int, restart: int, at_once: int) -> None:
+    """Refuse lengths that a WaveNet cannot learn from; `at_once` is the number of crops that pass together.
+
+    Raises:
+        ValueError: one does not fit; the message says what would.
+    """
+    hop = model.hop
+    if crop < 1 or crop % hop:
+        raise ValueError(f"crop is {crop}: expected a multiple of the model's hop, {hop}")
+    if not 0 <= skip < crop:
+        raise ValueError(f"skip is {skip}: expected at least 0 and less than the crop, {crop}")
+    if restart and (restart < 0 or restart % hop or crop % restart or skip or at_once % 2):
+        raise ValueError(
+            f"restart is {restart}: expected 0, or a multiple of the model's hop, {hop}, that divides the crop, "
+            f"{crop}, with skip=0 and an even number of crops at a time (here {at_once})"
+        )
 
 
 class Reconstruction(Descent[SpectralAutoencoder]):

@@ -5,8 +5,10 @@ are averaged. `fsdp`: each holds its share of every weight, of its gradient and 
 each other the whole of a part of the model while that part computes (Zhao et al. 2023, arXiv:2304.11277).
 """
 
+import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -144,11 +146,21 @@ def joined(device: str, parallel: str) -> Iterator[Group]:
     distributed.init_process_group("nccl" if on_gpu else "gloo", store=fresh, rank=rank, world_size=count)
     try:
         yield Group(rank, count, own, parallel)
-        if not on_gpu:
-            # gloo's threads let go of the last tensors; one that does so while Python ends aborts the process
-            distributed.barrier()
     finally:
         distributed.destroy_process_group()
+
+
+def leave() -> None:
+    """End this process, all being done, if it is one of torchrun's.
+
+    A thread of gloo may still be about to let go of a tensor; where it does so while Python ends, Python aborts the
+    process. So Python's own end is left out but for what was to be done at exit.
+    """
+    if started_by_torchrun():
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def whole(tensor: Tensor) -> Tensor:
