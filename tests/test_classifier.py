@@ -116,9 +116,9 @@ def test_the_shipped_one_is_small_and_hears_the_pitch_of_every_held_out_note():
     assert meta.licence.startswith("MIT")
     test = notes.load(DATA / "notes", "test")[::4]
     with torch.inference_mode():
-        said = model(torch.stack([audio.read(note.path)[:32_000] for note in test]))
-        noise = torch.randn(len(test), 32_000, generator=torch.Generator().manual_seed(0))
         waves = torch.stack([audio.read(note.path)[:32_000] for note in test])
+        noise = torch.randn(len(test), 32_000, generator=torch.Generator().manual_seed(0))
+        said = model(waves)
         noisy = model(waves + 0.1 * waves.square().mean(dim=1, keepdim=True).sqrt() * noise)
     assert said.pitch.argmax(dim=-1).tolist() == [note.pitch for note in test]
     assert noisy.pitch.argmax(dim=-1).tolist() == [note.pitch for note in test], "in noise 20 dB below them too"

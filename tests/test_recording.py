@@ -58,11 +58,8 @@ def test_a_recorded_step_measures_and_learns_the_same_to_the_bit(tiny_autoencode
 
 
 def test_a_recorded_step_begins_anew_and_reads_pitches_too(tiny_autoencoder):
-    model, tape, taught = (
-        tiny_autoencoder(torch.float32, pitch_reading=True),
-        Tape(),
-        {"restart": 16, "pitch_weight": 0.5},
-    )
+    model, tape = tiny_autoencoder(torch.float32, pitch_reading=True), Tape()
+    taught = {"restart": 16, "pitch_weight": 0.5}
     expected = learn(objective_of(model, taught=taught))
     assert expected[-1]["pitch_nats"] < expected[0]["pitch_nats"] - 0.5, "it learns to"
     assert learn(objective_of(model, tape, taught=taught)) == expected

@@ -238,9 +238,8 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
     torch.manual_seed(cfg.seed)
     model = models.build(_plain(cfg.model))
     if cfg.init and not cfg.resume:
-        model.load_state_dict(
-            model.state_dict() | checkpoint.load(cfg.init).state_dict()
-        )  # it may learn to read pitches
+        begun = checkpoint.load(cfg.init).state_dict()
+        model.load_state_dict(model.state_dict() | begun)  # what reads the pitch may be new
     kind, own = _kind(cfg, model, group)
     formats = {"fp32": None, "bf16": torch.bfloat16}
     if cfg.precision not in formats:

@@ -26,6 +26,11 @@ def throw(seed: int, note: int, start: int, samples: int) -> Float[Tensor, " {sa
     return torch.from_numpy(uniform[start % 4 :])
 
 
+def normal(seed: int, note: int, start: int, samples: int) -> Float[Tensor, " {samples}"]:
+    """The numbers of `throw` as those of a standard Gaussian: on the CPU, so the same everywhere. float64."""
+    return torch.special.ndtri(throw(seed, note, start, samples).clamp(min=1e-12))
+
+
 def note_key(name: str) -> int:
     """A stable number for a name: what keys a file's dice, so that the order of files does not matter."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -131,9 +131,10 @@ class Loop:
 
     def _keep_if_best(self, step: int, cost: float) -> None:
         """Before it is logged: what is logged is not measured again."""
-        before = self.run.best(self.objective.unit)
-        if self.group.is_first and (before is None or cost < before[1]):
-            self.hooks.keep(step)
+        if self.group.is_first:
+            before = self.run.best(self.objective.unit)
+            if before is None or cost < before[1]:
+                self.hooks.keep(step)
         self.group.wait()
 
     def _log(self, step: int, values: dict[str, float]) -> None:

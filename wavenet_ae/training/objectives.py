@@ -110,8 +110,7 @@ class Reconstruction(Descent[SpectralAutoencoder]):
         if model.encoder.log_variance is None:
             return None
         shape = (len(wave) * -(-wave.shape[-1] // model.hop), model.embedding_dims - 1)
-        uniform = dice.throw(self.seed, step, 0, math.prod(shape)).clamp(min=1e-12)
-        return torch.special.ndtri(uniform).reshape(shape).to(wave)
+        return dice.normal(self.seed, step, 0, math.prod(shape)).reshape(shape).to(wave)
 
 
 def spectral_error(reading: Reading) -> Float[Tensor, ""]:

@@ -50,10 +50,9 @@ class Recognition(Descent[Classifier]):
         return nats, {"nats": nats} | dict(zip(Answers._fields, right, strict=True))
 
     def _noise(self, step: int, wave: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
-        die = dice.throw(self.seed, step, 1, len(wave) + wave.numel())  # on the CPU: the same noise everywhere
         low, high = NOISE_DB
-        gain = 10 ** ((low + (high - low) * die[: len(wave)]) / 20)
-        noise = torch.special.ndtri(die[len(wave) :].clamp(1e-12, 1 - 1e-12)).view(wave.shape)
+        gain = 10 ** ((low + (high - low) * dice.throw(self.seed, step, 1, len(wave))) / 20)
+        noise = dice.normal(self.seed, step, 1 + len(wave), wave.numel()).view(wave.shape)
         return (gain[:, None] * noise).to(wave) * wave.square().mean(dim=1, keepdim=True).sqrt()
 
     def _semitones(self, step: int) -> int:
