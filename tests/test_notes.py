@@ -355,6 +355,7 @@ def test_a_share_of_the_crops_begins_with_the_note_and_the_others_are_what_they_
     plain, some = starts(), starts(attacks=0.3)
     assert 0.2 < np.mean(some == 0) < 0.4
     assert np.array_equal(some[some > 0], plain[some > 0])
+    assert abs(plain[some == 0].mean() - plain.mean()) < 200, "wherever they would have begun"
     assert not starts(attacks=1.0).any()
 
 
