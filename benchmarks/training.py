@@ -4,9 +4,10 @@
     python -m benchmarks.training --model nsynth --batch 32 --crop 6144 --device cuda --precision bf16 --compile
 
 A step is all of it: gradient, clipping, Adam, moving average; crops are random, and how fast real ones come is measured
-apart, on the notes in the box. `plain` is the autoencoder in torch's convolutions, a layer at a time; `graph`, on a
-GPU, the fused step recorded once and replayed. `fraction` is the
-multiply-adds of a step, three times those of its products forwards, of what a large matrix product makes in it.
+apart, on the notes in the box. `plain` is the autoencoder in torch's convolutions, a layer at a time; `fused` what the
+model says; `stretches`, on a CPU in fp32, its blocks compiled by numba; `graph`, on a GPU, the fused step recorded once
+and replayed. `fraction` is the multiply-adds of a step, three times those of its products forwards, of what a large
+matrix product makes in it.
 """
 
 import argparse
@@ -57,8 +58,8 @@ def main() -> None:
     plains: dict[str, float] = {}  # samples/s of the plain step in the first precision
     for name, precision in itertools.product(asked.model, asked.precision):
         rates[precision] = rate = multiply_rate(asked.device, precision)
-        recorded = ["graph"] if asked.device == "cuda" else []
-        variants = ["plain", "fused", *recorded, *(each for each in ("recompute", "compile") if getattr(asked, each))]
+        ours = ["graph"] if asked.device == "cuda" else ["stretches"] if precision == "fp32" else []
+        variants = ["plain", "fused", *ours, *(each for each in ("recompute", "compile") if getattr(asked, each))]
         for variant in variants:
             row = step_rates(name, variant, precision, asked.device, asked.batch, asked.crop, asked.seconds)
             row["fraction"] = row["samples_per_s"] * 3 * products(name) / rate
@@ -91,8 +92,9 @@ def step_rates(
     )
     alone = Group(0, 1, torch.device(device))
     recorder = CudaRecorder(alone.device) if variant == "graph" else None
-    ways = {"compiled": variant == "compile", "recompute": variant == "recompute"}
-    objective.arrange(alone, accumulate=1, recorder=recorder, **ways)
+    asked = variant == "compile", variant == "recompute", variant == "stretches"
+    ways = dict(zip(("compiled", "recompute", "by_stretches"), asked, strict=True))
+    objective.arrange(alone, recorder=recorder, **ways)
     if variant == "plain":
         objective.network = lambda code, *_, **__: plain(model, code)
     crops = notes.Batch(torch.rand(batch, crop) - 0.5, torch.full((batch,), 60), ["noise"] * batch)

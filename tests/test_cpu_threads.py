@@ -18,7 +18,7 @@ from voices import inputs
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import cpu
-from wavenet_ae.sampler.cpu import kernel
+from wavenet_ae.sampler.cpu import kernel, meeting
 
 SCRIPT = """
     import sys, torch
@@ -159,7 +159,7 @@ def test_an_abandoned_frame_is_left_at_once(tiny):
     code = np.full((1, 8), -1)
     voices.state.meetings[cpu.ABANDONED] = 1
     frame = kernel.Frame(told, die, False, code, voices._no_logits(), 1.0, 1.0, 0)
-    cpu.run(voices.weights, voices.state, frame, kernel.Share(0, 1, 0))
+    cpu.run(voices.weights, voices.state, frame, meeting.Share(0, 1, 0))
     assert (code == -1).all()
 
 

@@ -262,15 +262,17 @@ def _objective(cfg: DictConfig, group: Group) -> Descent:
             f"batch is {cfg.batch}, in {cfg.accumulate} parts in each of {group.count} processes: expected a multiple "
             f"of {parts}, and one part for a model that compares the crops of a step (batch normalisation)"
         )
+    for name in ("stretches", "graph"):
+        if cfg[name] not in ("auto", True, False):
+            raise ValueError(f"{name} is {cfg[name]!r}: expected auto, true or false")
     ways = {"accumulate": cfg.accumulate, "compiled": cfg.compile, "recompute": cfg.recompute}
+    ways["by_stretches"] = None if cfg.stretches == "auto" else cfg.stretches
     objective.arrange(group, recorder=_recorder(cfg, objective, group), **ways)
     return objective
 
 
 def _recorder(cfg: DictConfig, objective: Descent, group: Group) -> CudaRecorder | None:
     """What records the gradient of a step, if it is to be recorded."""
-    if cfg.graph not in ("auto", True, False):
-        raise ValueError(f"graph is {cfg.graph!r}: expected auto, true or false")
     on_gpu = group.device.type == "cuda"
     if cfg.graph is True and not on_gpu:
         raise ValueError(f"graph=true: the device is {group.device}, and graphs are CUDA's; leave it out")

@@ -107,9 +107,13 @@ class Encoder(nn.Module):
         if samples % self.hop or not samples:
             raise ValueError(f"{samples} samples are not whole frames of {self.hop}: pad to a multiple of the hop")
         x = self.start(mulaw.level(code, self.start.weight.dtype).unsqueeze(1))
+        return F.avg_pool1d(self.bottleneck(self.through(x)), self.hop)
+
+    def through(self, x: Float[Tensor, "batch width samples"]) -> Float[Tensor, "batch width samples"]:
+        """All blocks, one after another."""
         for block in self.blocks:
             x = block(x)
-        return F.avg_pool1d(self.bottleneck(x), self.hop)
+        return x
 
 
 class DecoderBlock(nn.Module):
@@ -190,13 +194,19 @@ class Decoder(nn.Module):
             )
         heard = F.pad(code, (1, 0), value=mulaw.SILENCE)[:, :-1]
         x = self.start(mulaw.level(heard, self.start.weight.dtype).unsqueeze(1))
+        said = self.through(x, embedding)
+        said = add_held(self.out(said.relu()), self.out_condition(embedding))
+        return self.logits(said.relu())
+
+    def through(
+        self, x: Float[Tensor, "batch width samples"], embedding: Float[Tensor, "batch dims frames"]
+    ) -> Float[Tensor, "batch skip samples"]:
+        """All blocks, one after another: the sum of what they and the start say to the output."""
         heard_by_skips = [x]
         for block in self.blocks:
             x, gated = block(x, embedding)
             heard_by_skips.append(gated)
-        said = sum_of([self.start_skip, *(block.skip for block in self.blocks)], heard_by_skips)
-        said = add_held(self.out(said.relu()), self.out_condition(embedding))
-        return self.logits(said.relu())
+        return sum_of([self.start_skip, *(block.skip for block in self.blocks)], heard_by_skips)
 
 
 class WaveNetAutoencoder(Autoencoder):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wavenet_ae.notes import Batch
+from wavenet_ae.training import stretches
 from wavenet_ae.training.processes import ALONE, Group, shared_as, whole
 from wavenet_ae.training.recording import Recorder, Recording
 from wavenet_ae.training.schedule import MovingAverage, Network
@@ -60,17 +61,25 @@ class Descent(ABC, Generic[Network]):
         self.recording: Recording | None = None
 
     def arrange(
-        self, group: Group, *, accumulate: int, compiled: bool, recompute: bool, recorder: Recorder | None = None
+        self,
+        group: Group,
+        *,
+        accumulate: int = 1,
+        compiled: bool = False,
+        recompute: bool = False,
+        by_stretches: bool | None = False,
+        recorder: Recorder | None = None,
     ) -> None:
         """Say how gradients are computed; all ways of it give the same losses, up to rounding.
 
         `accumulate` is the number of parts that a batch passes in, one after another; `compiled` fuses by
         torch.compile, which takes a minute and a C++ compiler; `recompute` forgets what is inside a block until
-        its gradient needs it (Chen et al. 2016, arXiv:1604.06174); a `recorder` takes the gradient of one step down
-        and does the same to those that follow.
+        its gradient needs it (Chen et al. 2016, arXiv:1604.06174); `by_stretches` is what `training.stretches` does on
+        a CPU, or None to do it where it can be done; a `recorder` takes the gradient of one step down and does the same
+        to those that follow.
 
         Raises:
-            ValueError: nothing in the model can be recomputed, its step cannot be recorded, or not compiled in shards.
+            ValueError: the model, or another of these ways, does not allow of one that is asked for.
         """
         if compiled and group.shards:
             raise ValueError("compile=true and parallel=fsdp: expected one of the two; parallel=ddp can be compiled")
@@ -80,6 +89,9 @@ class Descent(ABC, Generic[Network]):
                 "pitch; leave it out"
             )
         self.group, self.accumulate = group, accumulate
+        if by_stretches is not False:
+            others = {"compile": compiled, "recompute": recompute, "parallel=fsdp": group.shards}
+            self._take_stretches([name for name, is_asked in others.items() if is_asked], must=by_stretches is True)
         blocks = [block for name, block in self.model.named_modules() if name.rpartition(".")[0].endswith("blocks")]
         if recompute and not blocks:
             raise ValueError(f"recompute=true: a {type(self.model).__name__} has no blocks to recompute; leave it out")
@@ -90,6 +102,18 @@ class Descent(ABC, Generic[Network]):
             self._take_shares()
         if recorder:
             self.recording = Recording(functools.partial(self._gradient, step=0), self.weights, recorder)
+
+    def _take_stretches(self, others: list[str], *, must: bool) -> None:
+        """Have the model's blocks computed stretch by stretch, if it is possible beside other ways."""
+        why_not = stretches.unavailable(self.model)
+        if self.autocast is not None:
+            why_not = f"they compute in float32, not in {str(self.autocast).removeprefix('torch.')}"
+        if others:
+            why_not = f"{' and '.join(others)} would have it otherwise"
+        if why_not and must:
+            raise ValueError(f"stretches=true: blocks cannot be computed so, for {why_not}; leave it out")
+        if not why_not:
+            stretches.replace(self.model)  # type: ignore[arg-type]
 
     def _take_shares(self) -> None:
         """Learn by what this process holds of the weights, which the model has just been given in their stead."""

@@ -1,7 +1,6 @@
 """The cached loop compiled by numba: panels of weights in registers, past taps batched in time, threads."""
 
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from torch import Tensor
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import check_shapes
-from wavenet_ae.sampler.cpu.kernel import ABANDONED, Frame, Share, State, run
+from wavenet_ae.sampler.cpu import meeting
+from wavenet_ae.sampler.cpu.kernel import Frame, State, run
+from wavenet_ae.sampler.cpu.meeting import ABANDONED, SPINS, Share
 from wavenet_ae.sampler.weights import PANEL, Packed, aligned, fold, pack
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -23,7 +24,6 @@ PRODUCTS_A_THREAD = 2_000_000  # multiply-adds a sample that are worth a thread 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all cores together, of how many, in a container
 ABSENT = 0.25  # of one thread's time without a core is too much
 RETRY = 4  # frames with fewer threads before all are tried again; each time in vain doubles it
-SPINS = 2000  # turns of a spin, some tens of microseconds, before a waiting thread gives its core away
 
 
 def unavailable(decoder: Decoder, precision: str) -> str | None:
@@ -99,37 +99,20 @@ class Voices:
         return np.empty((0, 0, 0), self.state.level.dtype)
 
     def _run(self, frame: Frame) -> None:
-        """One frame on all threads. They live as long as the call: none is left behind, or lost in a fork."""
+        """One frame on all threads."""
         if self.state.meetings[ABANDONED]:
             raise RuntimeError("these voices were broken off inside a frame and cannot go on: open new ones")
         self.state.meetings[:] = 0
-        size = self.crew.size if self.crew else self.threads
-        shares, faults = [Share(n, size, self.spins) for n in range(size)], list[BaseException]()
-        others = [threading.Thread(target=self._share, args=(frame, share, faults)) for share in shares[1:]]
-        finished, began, busy = 0, time.perf_counter(), time.process_time()
-        try:
-            for thread in others:
-                thread.start()
-            run(self.weights, self.state, frame, shares[0])
-            finished, self.clock = 1, self.clock + self.decoder.hop
-        finally:
-            if not finished:  # an interrupt: let nobody wait for ever
-                self.state.meetings[ABANDONED] = 1
-            for thread in others:
-                if thread.ident is not None:
-                    thread.join()
-        if faults:
-            raise faults[0]
+        began, busy = time.perf_counter(), time.process_time()
+
+        def share(mine: Share) -> None:
+            run(self.weights, self.state, frame, mine)
+            if mine.thread == 0:  # as soon as it is true: an interrupt may come next
+                self.clock += self.decoder.hop
+
+        meeting.together(share, self.crew.size if self.crew else self.threads, self.spins, self.state.meetings)
         if self.crew:
             self.crew.learn(time.perf_counter() - began, time.process_time() - busy)
-
-    def _share(self, frame: Frame, share: Share, faults: list[BaseException]) -> None:
-        """What one of the other threads does; if it cannot, the rest stop waiting for it."""
-        try:
-            run(self.weights, self.state, frame, share)
-        except BaseException as error:
-            self.state.meetings[ABANDONED] = 1
-            faults.append(error)
 
 
 class Crew:
@@ -199,5 +182,5 @@ def _begin(weights: Packed, voices: int) -> State:
         said=zeros(voices * skip),
         hidden=zeros(voices * skip),
         logits=zeros(voices * CODES),
-        meetings=np.zeros(16, np.int64),
+        meetings=meeting.begin(),
     )

@@ -3,9 +3,6 @@
 Written in plain loops over flat arrays: whole-array expressions cost numba seconds of compilation.
 """
 
-import logging
-import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, no_type_check
 
@@ -15,13 +12,12 @@ import numpy as np
 from wavenet_ae import mulaw
 from wavenet_ae.mulaw import SILENCE
 from wavenet_ae.sampler import weights
+from wavenet_ae.sampler.cpu.caching import checksum, keep
 from wavenet_ae.sampler.cpu.math import draw, gate
-from wavenet_ae.sampler.cpu.vector import fetch_add, give_way, load_acquire, multiply, pause
+from wavenet_ae.sampler.cpu.meeting import ABANDONED, meet
+from wavenet_ae.sampler.cpu.vector import load_acquire, multiply
 from wavenet_ae.sampler.weights import HALF, PANEL
 
-log = logging.getLogger(__name__)
-
-ABANDONED = 8  # a place in `meetings` a cache line away from the count
 SOURCES = (  # every file that the compiled code is made of, constants included
     *sorted(Path(__file__).parent.glob("*.py")),
     *(Path(str(module.__file__)) for module in (mulaw, weights)),
@@ -60,36 +56,12 @@ class Frame(NamedTuple):
     clock: int  # samples since the rings began
 
 
-class Share(NamedTuple):
-    """One of several threads, and how many turns it spins before it gives its core away."""
-
-    thread: int
-    threads: int
-    spins: int
-
-
 def _jit(function: Any) -> Any:
     return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 def _inlined(function: Any) -> Any:
     return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
-
-
-@_jit
-@no_type_check
-def meet(meetings, met, share):
-    """Wait until every thread has come; returns how often they have met."""
-    if share.threads > 1:
-        fetch_add(meetings, 0, 1)
-        spun = 0
-        while load_acquire(meetings, 0) < share.threads * (met + 1) and load_acquire(meetings, ABANDONED) == 0:
-            spun += 1
-            if spun < share.spins:
-                pause()
-            else:
-                give_way()
-    return met + 1
 
 
 @_jit
@@ -303,13 +275,8 @@ def step(w, s, clock, sums, met, share):
     return meet(s.meetings, met, share)
 
 
-def checksum(paths: Iterable[Path]) -> int:
-    """A number that changes with any of the files."""
-    return zlib.crc32(b"".join(path.read_bytes() for path in paths))
-
-
 def _compile(sources: int) -> Any:
-    """The entry, cached on disk. numba looks at this file's date only: a number made of all files joins the key."""
+    """The entry, kept on disk."""
 
     @numba.njit(nogil=True, error_model="numpy")
     @no_type_check
@@ -332,11 +299,7 @@ def _compile(sources: int) -> Any:
             met = meet(s.meetings, met, share)
         return sources
 
-    try:
-        run.enable_caching()
-    except RuntimeError as error:  # neither beside this file nor under the user's home
-        log.warning("the kernel is compiled in every process (%s): set NUMBA_CACHE_DIR to a folder", error)
-    return run
+    return keep(run)
 
 
 run = _compile(checksum(SOURCES))

@@ -27,19 +27,20 @@ AHEAD = 8192  # bytes that the widest tile asks for in advance: it multiplies to
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+def address_of(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     """The address of array[index], of a one-dimensional array."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
-def _splat(builder: Any, value: Any) -> Any:
+def splat(builder: Any, value: Any, count: int = LANES) -> Any:
     """One number in every lane."""
-    empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    empty = ir.Constant(ir.VectorType(value.type, count), ir.Undefined)
     first = builder.insert_element(empty, value, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, count), [0] * count))
 
 
-def _load(builder: Any, pointer: Any, element: Any, count: int = LANES) -> Any:
+def load_vector(builder: Any, pointer: Any, element: Any, count: int = LANES) -> Any:
+    """So many numbers that lie side by side from `pointer` on."""
     vector = ir.VectorType(element, count)
     loaded = builder.load(builder.bitcast(pointer, vector.as_pointer()))
     loaded.align = 4
@@ -55,16 +56,16 @@ def _rows(builder: Any, pointer: Any, stored: Any, real: Any) -> list[Any]:
     if stored == types.uint16:  # two rows to a 32-bit word: a shift widens one, a mask the other
         rows = []
         for pair in range(VECTORS // 2):
-            words = _load(builder, at(2 * LANES * pair), I32)
-            shift, mask = (_splat(builder, ir.Constant(I32, number)) for number in (16, 0xFFFF0000))
+            words = load_vector(builder, at(2 * LANES * pair), I32)
+            shift, mask = (splat(builder, ir.Constant(I32, number)) for number in (16, 0xFFFF0000))
             for widened in (builder.shl(words, shift), builder.and_(words, mask)):
                 rows.append(builder.bitcast(widened, ir.VectorType(real, LANES)))
         return rows
     if stored == types.int8:
         wide = ir.VectorType(I32, LANES)
-        bytes_ = [_load(builder, at(LANES * v), ir.IntType(8)) for v in range(VECTORS)]
+        bytes_ = [load_vector(builder, at(LANES * v), ir.IntType(8)) for v in range(VECTORS)]
         return [builder.sitofp(builder.sext(b, wide), ir.VectorType(real, LANES)) for b in bytes_]
-    return [_load(builder, at(LANES * v), real) for v in range(VECTORS)]
+    return [load_vector(builder, at(LANES * v), real) for v in range(VECTORS)]
 
 
 def _tile(panels: int, columns: int) -> Any:
@@ -74,9 +75,9 @@ def _tile(panels: int, columns: int) -> Any:
     def tile(typing, weights, panel, stride, x, x_at, x_stride, inputs, out, out_at, out_stride):  # noqa: PLR0913, PLR0917
         @no_type_check
         def codegen(context, builder, signature, args):
-            first_panel = _pointer(context, builder, signature.args[0], args[0], args[1])
-            first_x = _pointer(context, builder, signature.args[3], args[3], args[4])
-            first_out = _pointer(context, builder, signature.args[7], args[7], args[8])
+            first_panel = address_of(context, builder, signature.args[0], args[0], args[1])
+            first_x = address_of(context, builder, signature.args[3], args[3], args[4])
+            first_out = address_of(context, builder, signature.args[7], args[7], args[8])
             starts = [builder.gep(first_panel, [builder.mul(args[2], I64(p))]) for p in range(panels)]
             xs = [builder.gep(first_x, [builder.mul(args[5], I64(c))]) for c in range(columns)]
             rows = [builder.gep(first_out, [builder.mul(args[9], I64(c))]) for c in range(columns)]
@@ -98,7 +99,7 @@ def _accumulate(
     vector = ir.VectorType(real, LANES)
     name = f"llvm.fmuladd.v{LANES}f{32 if isinstance(real, ir.FloatType) else 64}"
     fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-    before = [_load(builder, pointer, real) for pointer in outs]
+    before = [load_vector(builder, pointer, real) for pointer in outs]
     entry, loop, done = builder.block, builder.append_basic_block("inputs"), builder.append_basic_block("done")
     builder.branch(loop)
     builder.position_at_end(loop)
@@ -110,7 +111,7 @@ def _accumulate(
         if len(xs) == COLUMNS and step * PANEL * stored.bitwidth % (8 * LINE) == 0:
             _ask_for(builder, here[0], max(1, PANEL * stored.bitwidth // (8 * LINE)))
         rows = [row for pointer in here for row in _rows(builder, pointer, stored, real)]
-        values = [_splat(builder, builder.load(builder.gep(x, [now]))) for x in xs]
+        values = [splat(builder, builder.load(builder.gep(x, [now]))) for x in xs]
         for at, total in enumerate(running):
             running[at] = builder.call(fma, [rows[at % len(rows)], values[at // len(rows)], total])
     after = builder.add(k, I64(UNROLL))
@@ -184,7 +185,7 @@ def fetch_add(typing, array, index, value):
 
     @no_type_check
     def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        pointer = address_of(context, builder, signature.args[0], args[0], args[1])
         return builder.atomic_rmw("add", pointer, args[2], "seq_cst")
 
     return types.int64(array, types.int64, types.int64), codegen
@@ -197,7 +198,7 @@ def load_acquire(typing, array, index):
 
     @no_type_check
     def codegen(context, builder, signature, args):
-        pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+        pointer = address_of(context, builder, signature.args[0], args[0], args[1])
         return builder.load_atomic(pointer, "acquire", 8)
 
     return types.int64(array, types.int64), codegen
