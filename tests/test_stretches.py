@@ -1,6 +1,10 @@
 """Blocks computed a stretch of time at a time say and learn what the model does, whatever the sizes and threads."""
 
 import copy
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -88,6 +92,48 @@ def test_crops_of_another_size_may_follow():
     for crops, samples in ((2, 160), (1, 32), (3, 96)):
         code = torch.randint(256, (crops, samples))
         torch.testing.assert_close(model(code), exact(code), rtol=0, atol=1e-5)
+
+
+PRODUCT = """
+    import sys
+    import numpy as np
+    from llvmlite import binding
+    true = binding.get_host_cpu_features()
+    found = type(true)(dict.fromkeys(sys.argv[1:], True))
+    found.flatten = true.flatten  # numba itself compiles for the machine there is
+    binding.get_host_cpu_features = lambda: found
+    from wavenet_ae.training.stretches.tile import LANES, PANEL, ROWS, multiply
+    die = np.random.default_rng(0)
+
+    def number(*shape):
+        return die.standard_normal(shape).astype(np.float32)
+
+    for rows in (1, 4, 5, 6, 17, 96):
+        for count in (1, 3, 64):
+            a, b, c = number(rows, count), number(count, 64), number(rows, 64)
+            along = a, count, 1
+            down = a.T.copy(), 1, rows
+            panels = b.reshape(count, -1, PANEL).swapaxes(0, 1).copy(), count * PANEL, PANEL
+            for left, row, step in (along, down):
+                for right, panel, line in (panels, (b, PANEL, 64)):
+                    room = np.full((rows + 2, 64), 7, np.float32)
+                    room[1:-1] = c
+                    left, right = left.ravel(), right.ravel()
+                    multiply(left, 0, row, step, right, 0, panel, line, room.ravel(), 64, 64, rows, 64, count)
+                    assert np.abs(room[1:-1] - (c + a.astype(float) @ b)).max() < 1e-4
+                    assert (room[[0, -1]] == 7).all(), "it wrote beside its rows"
+    print(LANES, PANEL, ROWS)
+"""
+
+
+@pytest.mark.parametrize(
+    ("features", "shape"), [(["avx512f", "avx"], "16 32 12"), (["avx"], "8 16 6"), ([], "4 16 6")], ids=str
+)
+def test_products_are_right_on_every_kind_of_core(features, shape, tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(PRODUCT), *features]
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.stdout.strip() == shape, done.stderr
 
 
 def objective_of(model, **how):

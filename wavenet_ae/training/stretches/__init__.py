@@ -21,7 +21,7 @@ from wavenet_ae.sampler.cpu import cores
 from wavenet_ae.sampler.cpu.meeting import SPINS, begin, together
 from wavenet_ae.training.stretches import decoder, encoder
 from wavenet_ae.training.stretches.stretch import Gradients, Sizes, Weights, nothing
-from wavenet_ae.training.stretches.tile import PANEL
+from wavenet_ae.training.stretches.tile import MULTIPLE, PANEL
 
 
 def unavailable(model: torch.nn.Module) -> str | None:
@@ -34,8 +34,8 @@ def unavailable(model: torch.nn.Module) -> str | None:
     if len(model.decoder.blocks) < 2:
         return "its decoder has one block"
     widths = [_width(model.encoder), _width(model.decoder), len(model.decoder.out.weight)]
-    if any(width % PANEL for width in widths):
-        return f"its widths are {', '.join(map(str, widths))}: not all are multiples of {PANEL}"
+    if any(width % MULTIPLE for width in widths):
+        return f"its widths are {', '.join(map(str, widths))}: not all are multiples of {MULTIPLE}"
     return None
 
 
