@@ -243,13 +243,56 @@ def test_several_processes_need_a_run_with_a_name(command, corpus, monkeypatch):
     assert "name their run's folder by run=..." in done.err
 
 
-def test_a_start_again_does_not_go_on_with_a_run_of_other_settings(command, corpus, monkeypatch):
+@pytest.mark.parametrize("restarts", ["0", "1"])
+def test_a_start_again_does_not_go_on_with_a_run_of_other_settings(command, corpus, monkeypatch, restarts):
     """Or torchrun would, after a first start was refused because the folder is another run's."""
     assert command("train", *SETTINGS, f"notes.root={corpus}", "steps=2").status == 0
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
     done = command("train", *SETTINGS, f"notes.root={corpus}", "steps=2", "batch=2")
     assert done.status == 1
     assert "run exists already" in done.err
     done = command("train", *SETTINGS, f"notes.root={corpus}", "steps=2")
     assert done.status == 0, done.err
     assert "going on from step 2 in run" in done.out
+
+
+@pytest.mark.parametrize("end", ["steps=6", "minutes=0.02"])
+def test_a_queue_may_start_a_job_again_and_a_run_that_is_over_stays_as_it_is(tmp_path, corpus, end):
+    asked = [*SETTINGS, f"notes.root={corpus}", end]
+    finished(train(tmp_path, *asked, processes=2, restarts=3))
+    before = (tmp_path / "run" / "metrics.jsonl").read_text(), load_file(tmp_path / "run" / "model.safetensors")
+    said = finished(train(tmp_path, *asked, processes=2, restarts=3))
+    step = last_step(tmp_path / "run")
+    assert f"going on from step {step} in run" in said
+    assert f"after {step} steps" in said
+    assert "exists already" not in said
+    after = (tmp_path / "run" / "metrics.jsonl").read_text(), load_file(tmp_path / "run" / "model.safetensors")
+    assert after[0] == before[0]
+    assert all(torch.equal(after[1][name], tensor) for name, tensor in before[1].items())
+
+
+def test_a_job_that_was_preempted_goes_on_when_it_is_started_again(tmp_path, corpus):
+    asked = [*SETTINGS, f"notes.root={corpus}", "steps=2000"]
+    process = train(tmp_path, *asked, processes=2)
+    until(process, tmp_path / "run", 12)
+    process.terminate()
+    process.communicate(timeout=30)
+    last = last_step(tmp_path / "run")
+    process = train(tmp_path, *asked, processes=2)
+    until(process, tmp_path / "run", last + 12)
+    process.terminate()
+    said, _ = process.communicate(timeout=30)
+    assert f"going on from step {last} in run" in said
+    steps = [line["step"] for line in measured(tmp_path / "run") if "nats" in line]
+    assert steps == list(range(1, len(steps) + 1)), "each step once"
+
+
+def test_blocks_by_stretches_learn_the_same_in_two_processes(tmp_path, corpus):
+    widths = [f"model.{each}=32" for each in ("encoder.width", "decoder.width", "decoder.skip_width")]
+    asked = [*SETTINGS[:-1], *widths, "stretches=true", f"notes.root={corpus}", "steps=20"]
+    finished(train(tmp_path, *asked, "run=alone"))
+    finished(train(tmp_path, *asked, "run=two", processes=2))
+    alone, two = (values(tmp_path / name, "nats") for name in ("alone", "two"))
+    assert len(alone) == 20
+    assert two == pytest.approx(alone, abs=1e-5)

@@ -368,6 +368,15 @@ def test_what_a_reader_is_sent_fits_its_pipe_whatever_the_corpus(ramps):
     assert pickle.loads(sent).notes == many
 
 
+def test_batches_may_lie_where_a_gpu_reads_them(ramps, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)  # no GPU here: see who is asked
+    made = {"batch": 2, "crop": 8, "seed": 0, "steps": 3}
+    for pinned, batch in zip(notes.batches(ramps, pinned=True, **made), notes.batches(ramps, **made), strict=True):
+        assert torch.equal(pinned.wave, batch.wave + 1)
+        assert torch.equal(pinned.pitch, batch.pitch + 1)
+        assert pinned.names == batch.names
+
+
 def test_workers_change_nothing_and_pass_errors_on(ramps):
     made = {"batch": 3, "crop": 100, "seed": 9, "first_step": 2, "steps": 4}
     alone = list(notes.batches(ramps, **made))

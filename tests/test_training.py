@@ -587,7 +587,7 @@ def test_a_folder_that_exists_is_left_alone(command, corpus):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resume=nowhere"], "nowhere is no run: expected a folder with config.yaml and states/ in it"),
+        (["resume=nowhere"], "nowhere is no run: expected config.yaml and states/ in it (for a model: init=)"),
         (["resume=run", "batch=3"], "batch=3 cannot change: only steps, minutes, log_every, validate_every"),
         (["resume=run", "model=small"], "model=small cannot change"),
         (["resume=run", "++seed=3"], "seed=3 cannot change"),

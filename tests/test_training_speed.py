@@ -1,10 +1,14 @@
 """Every way to compute a step gives the same losses: in parts, recomputed, in 16 bits, by fused products."""
 
 import copy
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
+from test_resume import measured
 
 from benchmarks.training import plain
 from wavenet_ae import notes
@@ -22,11 +26,11 @@ def batches():
         yield notes.Batch(wave, torch.full((4,), 60), ["noise"] * 4)
 
 
-def objective_of(model, *, autocast=None, accumulate=1, recompute=False):
+def objective_of(model, *, autocast=None, **how):
     model = copy.deepcopy(model)
     optimizer, rate = torch.optim.Adam(model.parameters(), lr=1e-3), Steps(table={0: 1e-3}, warmup=0)
     objective = Likelihood(model, optimizer, rate, ema_decay=0.9, max_grad_norm=1.0, autocast=autocast, skip=0)
-    objective.arrange(ALONE, accumulate=accumulate, compiled=False, recompute=recompute)
+    objective.arrange(ALONE, **how)
     return objective
 
 
@@ -59,6 +63,20 @@ def expected(model):
 )
 def test_every_variant_has_the_same_losses(model, expected, how, rounding):
     assert losses(model, **how) == pytest.approx(expected, abs=rounding)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_run_has_the_same_losses(tmp_path, corpus):
+    asked = ["experiment=smoke", "model.encoder.layers=2", "model.decoder.layers=2", "crop=512", "batch=4"]
+    asked += [f"steps={STEPS}", "listen_every=0", f"notes.root={corpus}"]
+    runs = {"compiled": "compile=true", "plain": "compile=false"}
+    for run, how in runs.items():
+        command = [sys.executable, "-m", "wavenet_ae.train", *asked, how, f"run={run}"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    compiled, plainly = ([line["nats"] for line in measured(tmp_path / run) if "nats" in line] for run in runs)
+    assert len(plainly) == STEPS
+    assert compiled == pytest.approx(plainly, abs=1e-4)
 
 
 def test_in_16_bits_the_weights_and_the_loss_keep_32(model):

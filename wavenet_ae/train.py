@@ -12,7 +12,7 @@ Examples:
     python -m wavenet_ae.train -m experiment=smoke batch=2,4 seed=0,1
         four runs, one after another, each in a folder of its own; to name them add 'run=runs/${seed}-${batch}'
     torchrun --nproc-per-node 2 --max-restarts 3 -m wavenet_ae.train run=runs/mine batch=8
-        two processes share each batch; one that is lost costs only what came after the last state
+        two processes share each batch; one may be lost, and the same command goes on with a run that was stopped
 
 Ctrl-C (or SIGTERM) ends a run after the step under way, with its state saved. Watch it with
     tensorboard --logdir runs
@@ -21,6 +21,7 @@ Ctrl-C (or SIGTERM) ends a run after the step under way, with its state saved. W
 import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,10 @@ def _train(cfg: DictConfig, train: list[Note], valid: list[Note], group: Group, 
         run.create(OmegaConf.to_yaml(cfg, resolve=True), again=again)
     with run.locked() if group.is_first else nullcontext():
         first = _restored(cfg, run, objective, group)
+        plan = replace(plan, spent=run.seconds() if again else 0.0)
         if group.is_first:
             print(_introduction(cfg, objective.model, train, valid, first))
-        reading = {"first_step": first, "workers": cfg.workers, "share": share}
+        reading = {"first_step": first, "workers": cfg.workers, "share": share, "pinned": group.device.type == "cuda"}
         batches = notes.batches(train, seed=cfg.seed, **reading, **crops)
         board = SummaryWriter(str(run.folder), purge_step=first + 1 if first else None) if group.is_first else None
         hooks = Hooks() if board is None else _hooks(cfg, objective, (listened, projected), licence, run, board)
@@ -121,7 +123,7 @@ def _restored(cfg: DictConfig, run: Run, objective: Descent, group: Group) -> in
 
 
 def _is_begun(cfg: DictConfig) -> bool:
-    """Whether torchrun starts this run again, after one of its processes was lost.
+    """Whether torchrun takes up a run that the same command began: a process was lost, or a job is queued again.
 
     Raises:
         ValueError: several processes, or a later start, could not know the run's folder.
@@ -129,7 +131,7 @@ def _is_begun(cfg: DictConfig) -> bool:
     if processes.started_by_torchrun() and not _is_named():
         raise ValueError("torchrun starts several processes, perhaps again: name their run's folder by run=...")
     path = Path(str(cfg.run)) / "config.yaml"
-    if not processes.restarted() or not path.is_file():
+    if not processes.started_by_torchrun() or not path.is_file():
         return False
     settings = OmegaConf.to_container(cfg, resolve=True)
     return OmegaConf.to_container(OmegaConf.merge(OmegaConf.load(path), {"notes_digest": None})) == settings
@@ -187,7 +189,7 @@ def _resumed(asked: DictConfig) -> DictConfig:
     """The settings of an earlier run, with the changes that are asked for now."""
     path = Path(str(asked.resume)) / "config.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} is no run: expected a folder with config.yaml and states/ in it")
+        raise FileNotFoundError(f"{path.parent} is no run: expected config.yaml and states/ in it (for a model: init=)")
     overrides = [each.lstrip("+") for each in HydraConfig.get().overrides.task]
     refused = [each for each in overrides if each.split("=")[0] not in (*CHANGEABLE, "resume", "resume_step")]
     if refused:

@@ -32,6 +32,10 @@ class Batch(NamedTuple):
     pitch: Int[Tensor, " batch"]
     names: list[str]
 
+    def pinned(self) -> "Batch":
+        """The same in memory that the system leaves where it is."""
+        return self._replace(wave=self.wave.pin_memory(), pitch=self.pitch.pin_memory())
+
     def parts(self, count: int) -> "list[Batch]":
         """The batch as `count` smaller ones of one size."""
         own = len(self.names) // count
@@ -52,6 +56,7 @@ def batches(  # noqa: PLR0913
     attacks: float = 0.0,
     share: tuple[int, int] | None = None,
     max_unreadable: int = 0,
+    pinned: bool = False,
 ) -> Iterator[Batch]:
     """Batches of crops of `crop` samples, from `first_step` on, `steps` of them or without end.
 
@@ -62,6 +67,7 @@ def batches(  # noqa: PLR0913
     `share` takes the crops from a first one to before another: what several processes take together is what one would.
 
     A note that cannot be read is named and another takes its place, until there are more than `max_unreadable`.
+    `pinned` batches lie where a GPU reads them without waiting for the processor.
 
     Raises:
         ValueError: no notes, an impossible size, or more files than that cannot be read or have another rate.
@@ -78,7 +84,8 @@ def batches(  # noqa: PLR0913
     own = range(*(share or (0, batch)))
     dataset = _Steps(list(notes), batch, crop, seed, (crop_by, attacks), own, max_unreadable)
     numbers = itertools.count(first_step) if steps is None else range(first_step, first_step + steps)
-    return _in_order(dataset, numbers, workers, max_unreadable)
+    ordered = _in_order(dataset, numbers, workers, max_unreadable)
+    return map(Batch.pinned, ordered) if pinned else ordered
 
 
 class _Steps(Dataset):

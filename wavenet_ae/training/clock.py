@@ -15,7 +15,8 @@ from tqdm import tqdm
 class Plan:
     """How long to train and what to do how often, in steps; 0 is never. `minutes` may end it earlier.
 
-    With `keep_best` the model that is kept is the one that held-out notes cost least, not the last.
+    Of these `spent` seconds are over before it begins. With `keep_best` the model that is kept is the one that held-out
+    notes cost least, not the last.
     """
 
     steps: int
@@ -25,6 +26,7 @@ class Plan:
     checkpoint_every: int
     listen_every: int
     keep_best: bool = False
+    spent: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
@@ -43,7 +45,7 @@ class Clock:
 
     def __init__(self, plan: Plan, first: int, *, quiet: bool = False):
         self.plan, self.first, self.quiet = plan, first, quiet
-        self.seconds = None if plan.minutes is None else plan.minutes * 60
+        self.seconds = None if plan.minutes is None else max(0.0, plan.minutes * 60 - plan.spent)
         self.steps = self.samples = 0
         self.interrupted = ""
         self._handlers: dict[signal.Signals, Any] = {}

@@ -106,6 +106,10 @@ class Run:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
+    def seconds(self) -> float:
+        """How long it had been trained when something was last measured."""
+        return max((line["seconds"] for line in self.metrics()), default=0.0)
+
     def best(self, unit: str) -> tuple[int, float] | None:
         """After which step held-out notes cost least, the first of several, and how much; None if never measured."""
         found = ((line["step"], line[f"valid_{unit}"]) for line in self.metrics() if f"valid_{unit}" in line)
