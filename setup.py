@@ -49,6 +49,7 @@ setup(
             "mypy>=1.10",
             "pysfizz>=0.1.3; sys_platform == 'linux' and platform_machine == 'x86_64'",  # plays exported instruments
             "pytest>=8",
+            "ray>=2.40,<3; sys_platform == 'linux' and platform_machine == 'x86_64'",  # workers=ray is tested with it
             "ruff>=0.6",
             "sfzlint>=0.1.4",
             "setuptools>=70",
