@@ -119,6 +119,34 @@ def test_a_refusal_says_why_and_leaves_nothing(run, tmp_path, arguments, message
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_of_ours_is_stored_in_half_the_space(run, tmp_path):
+    run(f"input={CHECKPOINT}", "out=whole.safetensors", "weights=ema")
+    status, said = run("input=whole.safetensors", "out=half.safetensors", "stored=fp16")
+    assert status == 0, said
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    assert checkpoint.describe(half) == checkpoint.describe(whole)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    exact, rounded = (dict(checkpoint.load(path).named_parameters()) for path in (whole, half))
+    for name, weight in exact.items():
+        assert (rounded[name] - weight).abs().max() <= 2**-11 * weight.abs().max()
+    assert any((rounded[name] != weight).any() for name, weight in exact.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["licence=CC0"], "whole.safetensors says itself what it is: leave out licence=CC0"),
+        (["stored=int4"], "stored is 'int4': expected fp16"),
+    ],
+)
+def test_what_cannot_be_said_of_a_model_of_ours_is_refused(run, tmp_path, arguments, message):
+    run(f"input={CHECKPOINT}", "out=whole.safetensors")
+    status, said = run("input=whole.safetensors", "out=half.safetensors", *arguments)
+    assert status == 1
+    assert message in said
+    assert not (tmp_path / "half.safetensors").exists()
+
+
 def test_a_damaged_checkpoint_leaves_nothing(run, tmp_path):
     for file in GOLDEN.glob("model*"):
         (tmp_path / "in" / file.name).parent.mkdir(exist_ok=True)

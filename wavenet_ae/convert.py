@@ -1,17 +1,23 @@
-"""Make a native checkpoint of a Magenta NSynth checkpoint (TensorFlow's V2 format), without TensorFlow.
+"""Make a native checkpoint of one of Magenta's (TensorFlow's V2 format), without TensorFlow, or a smaller one of ours.
 
 Examples:
     python -m wavenet_ae.convert input=wavenet-ckpt/model.ckpt-200000 out=nsynth.safetensors
     python -m wavenet_ae.convert input=wavenet-ckpt.tar out=nsynth_ema.safetensors weights=ema
     python -m wavenet_ae.convert input=runs/my_training out=mine.safetensors trained_on=mine licence=CC0-1.0
+    python -m wavenet_ae.convert input=runs/mine/model.safetensors out=mine.safetensors stored=fp16
+        a model trained here in half the space, as the model in the box is stored
 """
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from torch import nn
 
 from wavenet_ae import checkpoint, magenta
 from wavenet_ae.command import command, log, required
+
+SAID = ("weights", "stages", "hop", "sample_rate", "trained_on", "licence")  # of a checkpoint that does not say it
 
 
 @command
@@ -23,6 +29,28 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out is {out}: expected a name ending in .safetensors")
     if out.exists() and not cfg.overwrite:
         raise ValueError(f"{out} exists: give another name, or overwrite=true")
+    if cfg.stored not in (None, "fp16"):
+        raise ValueError(f"stored is {cfg.stored!r}: expected fp16, or null for the numbers as they are")
+    is_native = str(cfg.input).endswith(".safetensors")
+    model, meta = _native(cfg) if is_native else _magenta(cfg)
+    checkpoint.save(out, model.half() if cfg.stored else model, meta)
+    log.info("wrote %s: %.1f MB, model %s", out, out.stat().st_size / 1e6, checkpoint.fingerprint(model))
+
+
+def _native(cfg: DictConfig) -> tuple[nn.Module, checkpoint.Meta]:
+    """What this package wrote, to be stored anew; it says itself what it is.
+
+    Raises:
+        ValueError: something else was said about it.
+    """
+    asked = [each for each in HydraConfig.get().overrides.task if each.lstrip("+").split("=")[0] in SAID]
+    if asked:
+        raise ValueError(f"{cfg.input} says itself what it is: leave out {', '.join(asked)}")
+    return checkpoint.load(cfg.input), checkpoint.describe(cfg.input)
+
+
+def _magenta(cfg: DictConfig) -> tuple[nn.Module, checkpoint.Meta]:
+    """Read and report; conf/convert.yaml says what the checkpoint does not."""
     found = magenta.read(str(cfg.input), str(cfg.weights), stages=cfg.stages, hop=cfg.hop)
     report(found, str(cfg.weights))
     meta = checkpoint.Meta(
@@ -34,8 +62,7 @@ def main(cfg: DictConfig) -> None:
         corpus=str(cfg.trained_on),
         licence=str(cfg.licence),
     )
-    checkpoint.save(out, found.model, meta)
-    log.info("wrote %s: %.1f MB, model %s", out, out.stat().st_size / 1e6, checkpoint.fingerprint(found.model))
+    return found.model, meta
 
 
 def report(found: magenta.Imported, weights: str) -> None:
