@@ -1,9 +1,10 @@
-"""What small numbers cost: the likelihood of real notes with bf16 and int8 weights against fp32.
+"""What small numbers cost: the likelihood of real notes with bf16, int8 and fp16 weights against fp32.
 
     python -m benchmarks.nll --checkpoint model.safetensors
+    python -m benchmarks.nll --checkpoint model.safetensors --engine cuda          # where a GPU is
 
 Notes of the test split, evenly spread over its list; the decoder is told every sample before the one it
-predicts. The same engine scores each precision, so that only the stored weights differ.
+predicts. The same engine scores each precision that it has, so that only how it stores numbers differs.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from wavenet_ae.checkpoint import describe, fingerprint
 from wavenet_ae.command import audio_model
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
-from wavenet_ae.sampler import cpu
 
+ENGINES = ("cpu", "batched", "cuda")
 COLUMNS = {
     "precision": "", "nll": ".5f", "change": "+.5f", "worst_note": "+.5f", "mean_abs": ".5f", "max_abs": ".4f",
 }  # fmt: skip
@@ -36,7 +37,9 @@ def main() -> None:
     parser.add_argument("--corpus", default="data/notes")
     parser.add_argument("--notes", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each note, from its beginning")
-    parser.add_argument("--threads", type=int, help="default: as many as have enough to do")
+    parser.add_argument("--engine", choices=ENGINES, default="cpu")
+    parser.add_argument("--device", help="of the decoder; default: a GPU for the engine cuda, else the CPU")
+    parser.add_argument("--threads", type=int, help="of the engine cpu; default: as many as have enough to do")
     parser.add_argument("--no-record", action="store_true", help="print only")
     asked = parser.parse_args()
     model, meta = audio_model(asked.checkpoint), describe(asked.checkpoint)
@@ -44,17 +47,26 @@ def main() -> None:
         parser.error(f"{asked.checkpoint} holds a {type(model).__name__}: expected a WaveNetAutoencoder")
     chosen = spread(notes.load(asked.corpus, "test"), asked.notes)
     code, embedding = heard(model, chosen, asked.seconds)
-    exact, rows = scored(model, code, embedding, "fp32", asked.threads), []
-    for precision in cpu.PRECISIONS:
-        log_p = exact if precision == "fp32" else scored(model, code, embedding, precision, asked.threads)
+    if missing := sampler.unavailable(asked.engine, model.decoder):
+        parser.error(f"engine {asked.engine!r} cannot run here: {missing}")
+    device = torch.device(asked.device or ("cuda" if asked.engine == "cuda" else "cpu"))
+    model.decoder.to(device)
+    exact, rows = torch.empty(0), []
+    for precision in sampler.PRECISIONS:  # the first is fp32
+        if sampler.unavailable(asked.engine, model.decoder, precision):
+            continue
+        settings = {"engine": asked.engine, "precision": precision, "threads": asked.threads}
+        log_p = sampler.score(model.decoder, code, embedding, **settings)
+        exact = log_p if precision == "fp32" else exact
         rows.append({"precision": precision, **compared(exact, log_p, code)})
     record.show(rows, COLUMNS)
     print(NOTE)
     if not asked.no_record:
         about = {"fingerprint": fingerprint(model), **meta._asdict()}
         heard_notes = [note.name for note in chosen]
-        settings = {**vars(asked), "model": about, "notes": heard_notes, "samples_a_note": code.shape[-1]}
-        print(record.write("nll", rows, {}, settings))
+        about_run = {**vars(asked), "model": about, "notes": heard_notes, "samples_a_note": code.shape[-1]}
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        print(record.write("nll", rows, {"gpu": gpu} if gpu else {}, settings, hardware=gpu))
 
 
 def spread(found: Sequence[Note], count: int) -> list[Note]:
@@ -71,11 +83,6 @@ def heard(model: WaveNetAutoencoder, chosen: Sequence[Note], seconds: float) -> 
     with torch.inference_mode():
         pitch = torch.tensor([note.pitch for note in chosen])
         return mulaw.encode(wave), model.condition(model.embed(wave), pitch)
-
-
-def scored(model: WaveNetAutoencoder, code: Tensor, embedding: Tensor, precision: str, threads: int | None) -> Tensor:
-    """Log-probabilities, [note, code, sample]."""
-    return sampler.score(model.decoder, code, embedding, engine="cpu", precision=precision, threads=threads)
 
 
 def compared(exact: Tensor, log_p: Tensor, code: Tensor) -> dict[str, float]:

@@ -1,20 +1,22 @@
 """Every engine is the reference, and the dice are what decides."""
 
 import itertools
+import math
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from voices import inputs
 
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder
-from wavenet_ae.sampler import cuda, dice
-from wavenet_ae.sampler.cuda import device
+from wavenet_ae.sampler import batched, cached, cuda, dice
+from wavenet_ae.sampler.cuda import device, layout
 
 ONE = Decoder(layers=1, stages=1, width=1, skip_width=1, kernel_size=1, embedding_dims=1, hop=1).double()
 EXACT = [engine for engine in sampler.ENGINES if sampler.unavailable(engine, ONE) is None]
@@ -142,6 +144,73 @@ def test_auto_leaves_out_an_engine_without_room_and_says_so(tiny, monkeypatch, c
         sampler.open_voices(decoder, 2, engine="cuda")
 
 
+@pytest.fixture
+def four(monkeypatch):
+    """A table whose first engine stands in for one that has four voices at most and may break."""
+
+    class Four(cached.Voices):
+        fault = None
+
+        def __init__(self, decoder, batch, **how):
+            assert batch <= 4
+            super().__init__(decoder, batch, **how)
+
+        def generate(self, *given):
+            if self.fault:
+                raise self.fault
+            return super().generate(*given)
+
+    engine = ModuleType("four")
+    engine.Voices, engine.unavailable = Four, cached.unavailable
+    monkeypatch.setitem(sys.modules, "wavenet_ae.sampler.four", engine)
+    monkeypatch.setattr(sampler, "ENGINES", (*sampler.ENGINES, "four"))
+    monkeypatch.setitem(sampler.CARRIES, "four", 4)
+    table = ((8, "four"), (math.inf, "batched"), (math.inf, "four"), (math.inf, "cached"))
+    monkeypatch.setitem(sampler.FASTEST, "cpu", table)
+    return Four
+
+
+def test_a_job_is_done_by_the_first_of_the_table_as_many_voices_at_a_time_as_it_has(tiny, four, monkeypatch):
+    decoder = tiny()
+    chosen = [sampler.choose(decoder, voices) for voices in (1, 4, 8, 9)]
+    assert chosen == [("four", "fp32", 1), ("four", "fp32", 4), ("four", "fp32", 4), ("batched", "fp32", 9)]
+    assert sampler.choose(decoder, 100, engine="four") == ("four", "fp32", 4), "in rounds"
+    assert type(sampler.open_voices(decoder, 8)).__module__ == "wavenet_ae.sampler.batched", "eight at once"
+    with pytest.raises(ValueError, match="'four' cannot run here: it has at most 4 voices, and 5 were asked for"):
+        sampler.open_voices(decoder, 5, engine="four")
+    monkeypatch.setattr(batched, "unavailable", lambda *_: "it is not there")
+    assert sampler.choose(decoder, 9) == ("four", "fp32", 4), "rather than a slower one"
+
+
+def test_an_engine_that_fails_on_its_first_frame_is_left_out(tiny, four, caplog):
+    four.fault = RuntimeError("the driver knows no such GPU")
+    assert sampler.choose(tiny(), 2) == ("batched", "fp32", 2)
+    assert "engine 'four' is left out here: the driver knows no such GPU" in caplog.text
+    with pytest.raises(ValueError, match="'four' cannot run here: the driver knows no such GPU"):
+        sampler.choose(tiny(), 2, engine="four")
+
+
+def test_weights_are_halved_on_cuda_by_whoever_can(monkeypatch):
+    monkeypatch.setitem(sampler.FASTEST, "cuda", ((4, "cpu"), (math.inf, "batched")))
+
+    def candidates(real, voices=1, engine="auto", precision="auto"):
+        with FakeTensorMode(), torch.device("cuda"):  # of a GPU that is not there
+            decoder = Decoder(layers=1, stages=1, width=2, skip_width=2, kernel_size=2, embedding_dims=1, hop=1)
+            decoder.start.weight = torch.nn.Parameter(torch.empty(2, 1, 2, dtype=real))
+            return sampler._candidates(decoder, voices, engine, precision)
+
+    both = [("cpu", "fp16"), ("batched", "fp16"), ("cpu", "fp32"), ("batched", "fp32")]
+    assert candidates(torch.float32) == both
+    assert candidates(torch.float64) == both[2:]
+    assert candidates(torch.float32, 5) == [("batched", "fp16"), ("batched", "fp32")]
+    assert candidates(torch.float32, engine="cpu") == [("cpu", "fp16"), ("cpu", "fp32")]
+    assert candidates(torch.float32, precision="int8") == [("cpu", "int8"), ("batched", "int8")]
+
+
+def test_limits_of_engines_are_what_they_say():
+    assert {"cuda": layout.MOST_VOICES} == sampler.CARRIES
+
+
 @given(seed=st.integers(0, 2**64 - 1), note=st.integers(0, 2**64 - 1), start=st.integers(0, 999), n=st.integers(1, 50))
 @settings(max_examples=50)
 def test_dice_depend_on_the_position_only(seed, note, start, n):
@@ -193,7 +262,7 @@ def test_top_p_keeps_the_fewest_likeliest_codes():
     ("settings", "message"),
     [
         ({"engine": "gpu"}, "unknown engine 'gpu': choose one of auto, reference, cached, cpu"),
-        ({"precision": "fp8"}, "unknown precision 'fp8': choose one of fp32, bf16, int8"),
+        ({"precision": "fp8"}, "unknown precision 'fp8': choose one of auto, fp32, bf16, int8"),
         (
             {"engine": "cached", "precision": "bf16"},
             "engine 'cached' cannot run here: it computes in the decoder's own",

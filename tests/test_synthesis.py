@@ -1,5 +1,6 @@
 """A sound is its own: neither neighbours, voices nor order change a sample of it."""
 
+import math
 import threading
 
 import pytest
@@ -91,6 +92,23 @@ def test_several_devices_make_the_same_sounds_as_one(tiny, sounds, batch):
     assert together.keys() == alone.keys()
     assert all(torch.equal(wave, alone[name]) for name, wave in together.items())
     assert sum(told) == sum(LENGTHS)
+
+
+def test_the_engine_is_chosen_for_the_job_not_for_a_device_s_share_of_it(tiny, sounds, monkeypatch):
+    """Else sounds that several devices make would be another engine's than those of one."""
+    opened = []
+    monkeypatch.setitem(sampler.FASTEST, "cpu", ((3, "cached"), (math.inf, "batched")))
+    true = sampler.open_voices
+    monkeypatch.setattr(
+        sampler, "open_voices", lambda *given, **how: opened.append((given[1], how["engine"])) or true(*given, **how)
+    )
+    for devices in ((), ("cpu",), ("cpu", "cpu"), ("cpu", "cpu", "cpu")):
+        for batch, engine in ((3, "cached"), (4, "batched")):
+            for some in (sounds, sounds[:1]):
+                opened.clear()
+                list(render(tiny(), some, Sampling(batch=batch, devices=devices)))
+                assert {name for _, name in opened} == {engine}
+                assert max(voices for voices, _ in opened) <= batch
 
 
 def test_a_device_that_fails_ends_the_rest_and_so_does_a_listener_who_leaves(tiny, sounds, monkeypatch):

@@ -4,7 +4,7 @@ import copy
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ class Sampling:
     """
 
     engine: str = "auto"
-    precision: str = "fp32"
+    precision: str = "auto"
     threads: int | None = None
     batch: int = 8
     seed: int = 0
@@ -78,7 +78,19 @@ class Sampling:
             ValueError: the engine cannot run this decoder.
         """
         if isinstance(decoder, wavenet.Decoder):
-            self.open(decoder, 1)
+            self.settled(decoder).open(decoder, 1)
+
+    def settled(self, decoder: wavenet.Decoder) -> "Sampling":
+        """With the engine and the precision chosen for `batch` voices on one device, whatever there is to be made.
+
+        So a sound does not depend on how many others there are, nor on how many devices share them.
+
+        Raises:
+            ValueError: there is none that can run this decoder here.
+        """
+        there = copy.deepcopy(decoder).to(self.devices[0]) if self.devices else decoder
+        engine, precision, voices = sampler.choose(there, self.batch, engine=self.engine, precision=self.precision)
+        return replace(self, engine=engine, precision=precision, batch=voices)
 
     def open(self, decoder: wavenet.Decoder, voices: int) -> sampler.Voices:
         """Voices of the engine asked for.
@@ -116,6 +128,7 @@ def render(
     if isinstance(decoder, spectral.Decoder):
         yield from _inverted(decoder, sounds, sampling, progress)
         return
+    sampling = sampling.settled(decoder)
     waiting = sorted(range(len(sounds)), key=lambda i: sounds[i].samples)
     if sampling.devices:
         yield from _shared(decoder, sounds, waiting, sampling, progress)

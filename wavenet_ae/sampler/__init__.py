@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,15 +27,30 @@ from wavenet_ae.sampler import dice
 ENGINES = ("reference", "cached", "cpu", "batched", "cuda")
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 log = logging.getLogger(__name__)
-FASTEST = {  # by device: up to so many voices, the engine to try first; measured, see benchmarks/results
+FASTEST = {  # by device: up to so many voices, the engine to try first; measured, see benchmarks/README.md
     "cpu": ((math.inf, "cpu"), (math.inf, "cached")),
-    "cuda": ((8, "cuda"), (math.inf, "batched"), (math.inf, "cpu"), (math.inf, "cached")),
+    "cuda": (  # eight voices at a time of the first are faster than 31 of the second
+        (31, "cuda"),
+        (math.inf, "batched"),
+        (math.inf, "cuda"),
+        (math.inf, "cpu"),
+        (math.inf, "cached"),
+    ),
     "mps": ((math.inf, "cpu"), (math.inf, "cached")),
 }
+CARRIES = {"cuda": 8}  # voices side by side, of an engine that has a limit
 
 
 class DoesNotFit(ValueError):
     """An engine can run here, but not with so many voices of so large a decoder."""
+
+
+class Choice(NamedTuple):
+    """An engine, how it stores weights, and how many voices of it there are side by side."""
+
+    engine: str
+    precision: str
+    voices: int
 
 
 @runtime_checkable
@@ -64,27 +79,58 @@ class Voices(Protocol):
 
 
 def open_voices(
-    decoder: Decoder, batch: int, *, engine: str = "auto", precision: str = "fp32", threads: int | None = None
+    decoder: Decoder, batch: int, *, engine: str = "auto", precision: str = "auto", threads: int | None = None
 ) -> Voices:
     """Voices of the engine asked for; `auto` is the fastest for so many voices that can run where the decoder is.
 
-    `fp32` means the decoder's own number format, `bf16`, `fp16` and `int8` how an engine stores its weights.
-    `threads` is for the engines that share work between cores (None: all of them).
+    `fp32` means the decoder's own number format, `bf16`, `fp16` and `int8` how an engine stores its weights; `auto` is
+    `fp16` for a float32 decoder on CUDA, by an engine that has it, and else `fp32`. `threads` is for the engines that
+    share work between cores (None: all of them).
 
     Raises:
         ValueError: there is no such engine or precision, or it cannot run here; the message says why. Or no voices.
     """
-    if batch < 1:
-        raise ValueError(f"{batch} voices were asked for: expected at least one")
-    if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if engine == "auto":
-        return _fastest(decoder, batch, precision, threads)
-    if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}: choose one of auto, {', '.join(ENGINES)}")
-    if reason := unavailable(engine, decoder, precision):
-        raise ValueError(f"engine {engine!r} cannot run here: {reason}")
-    return _module(engine).Voices(decoder, batch, precision=precision, threads=threads)
+    reasons: dict[str, str] = {}
+    for name, stored in _candidates(decoder, batch, engine, precision):
+        most = CARRIES.get(name, batch)
+        reason = unavailable(name, decoder, stored)
+        if most < batch:
+            reason = reason or f"it has at most {most} voices, and {batch} were asked for"
+        if reason is None:
+            try:
+                return _module(name).Voices(decoder, batch, precision=stored, threads=threads)
+            except (DoesNotFit, RuntimeError) as error:
+                if engine != "auto":
+                    raise
+                reason = str(error)
+                log.warning("engine %r, the fastest, is left out here: %s", name, error)
+        reasons.setdefault(name, reason)
+    raise ValueError(_none(engine, reasons))
+
+
+def choose(decoder: Decoder, voices: int, *, engine: str = "auto", precision: str = "auto") -> Choice:
+    """What a job of so many voices is best done by, which may be fewer of them at a time.
+
+    An engine with a limit is tried on a frame: it may have no room, or not be the only one on its GPU.
+
+    Raises:
+        ValueError: as `open_voices`.
+    """
+    reasons: dict[str, str] = {}
+    for name, stored in _candidates(decoder, voices, engine, precision):
+        reason, at_once = unavailable(name, decoder, stored), min(voices, CARRIES.get(name, voices))
+        if reason is None and name in CARRIES:
+            try:
+                embedding = decoder.start.weight.new_zeros(at_once, decoder.embedding_dims, 1)
+                opened = _module(name).Voices(decoder, at_once, precision=stored, threads=None)
+                opened.generate(embedding, torch.zeros(at_once, decoder.hop, dtype=torch.float64))
+            except (DoesNotFit, RuntimeError) as error:
+                reason = str(error)
+                log.warning("engine %r is left out here: %s", name, error)
+        if reason is None:
+            return Choice(name, stored, at_once)
+        reasons.setdefault(name, reason)
+    raise ValueError(_none(engine, reasons))
 
 
 def generate(
@@ -93,12 +139,12 @@ def generate(
     *,
     seed: int = 0,
     engine: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     temperature: float = 1.0,
     top_p: float = 1.0,
     threads: int | None = None,
 ) -> Int[Tensor, "batch samples"]:
-    """Codes for embeddings, samples = frames * hop; the same for the same seed, whatever the engine.
+    """Codes for embeddings, samples = frames * hop; the same for the same seed, up to what an engine rounds otherwise.
 
     The dice of row b are those of note number b; see `dice.throw`.
 
@@ -117,7 +163,7 @@ def stream(
     *,
     seed: int = 0,
     engine: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     temperature: float = 1.0,
     top_p: float = 1.0,
     threads: int | None = None,
@@ -138,7 +184,7 @@ def score(
     embedding: Float[Tensor, "batch dims frames"],
     *,
     engine: str = "auto",
-    precision: str = "fp32",
+    precision: str = "auto",
     threads: int | None = None,
 ) -> Float[Tensor, "batch 256 samples"]:
     """The engine's own log-probabilities (nats) of every sample's codes, the codes before it being forced.
@@ -188,21 +234,25 @@ def _check_embedding(embedding: Tensor) -> None:
         )
 
 
-def _fastest(decoder: Decoder, batch: int, precision: str, threads: int | None) -> Voices:
-    """Voices of the first engine that can run here and has room for them."""
-    reasons = {}
-    for most, engine in FASTEST.get(decoder.start.weight.device.type, FASTEST["cpu"]):
-        if batch > most:
-            continue
-        reasons[engine] = unavailable(engine, decoder, precision)
-        if reasons[engine] is not None:
-            continue
-        try:
-            return _module(engine).Voices(decoder, batch, precision=precision, threads=threads)
-        except DoesNotFit as error:
-            reasons[engine] = str(error)
-            log.warning("engine %r, the fastest, is left out here: %s", engine, error)
-    raise ValueError("no engine can run here: " + "; ".join(f"{name}: {why}" for name, why in reasons.items()))
+def _candidates(decoder: Decoder, voices: int, engine: str, precision: str) -> list[tuple[str, str]]:
+    """Engines and precisions in the order in which they are to be tried."""
+    if voices < 1:
+        raise ValueError(f"{voices} voices were asked for: expected at least one")
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"unknown precision {precision!r}: choose one of auto, {', '.join(PRECISIONS)}")
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"unknown engine {engine!r}: choose one of auto, {', '.join(ENGINES)}")
+    weight = decoder.start.weight
+    halved = ["fp16"] if weight.device.type == "cuda" and weight.dtype == torch.float32 else []
+    table = FASTEST.get(weight.device.type, FASTEST["cpu"])
+    engines = [name for most, name in table if voices <= most] if engine == "auto" else [engine]
+    return [(name, each) for each in ([*halved, "fp32"] if precision == "auto" else [precision]) for name in engines]
+
+
+def _none(engine: str, reasons: dict[str, str]) -> str:
+    if engine != "auto":
+        return f"engine {engine!r} cannot run here: {reasons[engine]}"
+    return "no engine can run here: " + "; ".join(f"{name}: {why}" for name, why in reasons.items())
 
 
 def _module(engine: str) -> ModuleType:

@@ -10,6 +10,7 @@ a voice's codes do not depend on its neighbours. Without Triton, and in float64,
 library may sum in another order for another number of voices, in the last bits.
 """
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from wavenet_ae.sampler.batched import layout, plain
 
 STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+Compute = Callable[[], None]
+
 
 def unavailable(decoder: Decoder, precision: str) -> str | None:
     """Why this engine cannot run the decoder, or None if it can."""
@@ -41,7 +44,7 @@ class Voices:
 
     A float64 decoder is computed in float64, any other in float32 and never in TF32. With `bf16` and `fp16`
     the large matrices and the inputs they are multiplied by are stored in 16 bits; sums, gates, the
-    residual and the output layers stay in float32.
+    residual and the output layers stay in float32. Voices that were interrupted inside a frame cannot go on.
     """
 
     def __init__(self, decoder: Decoder, batch: int, *, precision: str = "fp32", threads: int | None = None):
@@ -53,7 +56,9 @@ class Voices:
         self.weights = layout.load(decoder, self.plan, stored, real)
         self.state = layout.begin(self.plan, self.weights, batch)
         self.steps = kernels() if self.device.type == "cuda" and not double else plain
-        self.recorded: dict[object, torch.cuda.CUDAGraph | None] = {}
+        self.record: Callable[[Compute], Compute] | None = _graph if self.device.type == "cuda" else None
+        self.recorded: dict[object, Compute | None] = {}
+        self.intact = True
 
     @torch.inference_mode()
     def generate(
@@ -109,9 +114,13 @@ class Voices:
         """Slices of the samples to come, the voices having been told their frame."""
         steps, hop = self.plan.steps, self.decoder.hop
         for frame in range(embedding.shape[-1]):
+            if not self.intact:  # where they stand in the frame, no caller knows
+                raise RuntimeError("these voices were broken off inside a frame and cannot go on: open new ones")
             self._tell(embedding[:, :, frame].to(self.device, self.weights.opening.dtype))
+            self.intact = False
             for start in range(frame * hop, (frame + 1) * hop, steps):
                 yield slice(start, start + steps)
+            self.intact = True
 
     def _tell(self, embedding: Float[Tensor, "batch dims"]) -> None:
         """A frame's conditions; the sum over numbers runs in order, whatever the number of voices."""
@@ -125,20 +134,18 @@ class Voices:
 
     def _run(self, kind: object, choose: Callable[[int, Tensor], None]) -> None:
         """A chunk: as it is the first time, which warms the libraries up; then recorded; then replayed."""
-        if self.device.type != "cuda":
+
+        def chunk() -> None:
             self._chunk(choose)
-            return
-        with torch.cuda.device(self.device):
-            if kind not in self.recorded:
-                self._chunk(choose)
+
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext():
+            if self.record is None or kind not in self.recorded:
+                chunk()
                 self.recorded[kind] = None
                 return
-            if self.recorded[kind] is None:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads have other GPUs
-                    self._chunk(choose)
-                self.recorded[kind] = graph
-            self.recorded[kind].replay()  # type: ignore[union-attr]
+            replay = self.recorded[kind] or self.record(chunk)
+            self.recorded[kind] = replay
+            replay()
 
     def _chunk(self, choose: Callable[[int, Tensor], None]) -> None:
         """`plan.steps` samples of every voice; `choose(step, level)` decides a code and says its level."""
@@ -174,6 +181,13 @@ class Voices:
             self.steps.spread(state.gated, weights.spread[layer], weights.spread_bias[layer], state.spread, following)
         self.steps.dense(state.spread[:, width:], weights.out, state.told_out, state.hidden)
         self.steps.dense(state.hidden, weights.logits, weights.logits_bias[None], state.logits[step])
+
+
+def _graph(chunk: Compute) -> Compute:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads have other GPUs
+        chunk()
+    return graph.replay
 
 
 def kernels() -> ModuleType:
