@@ -8,6 +8,7 @@ predicts. The same engine scores each precision that it has, so that only how it
 """
 
 import argparse
+import time
 from collections.abc import Sequence
 
 import torch
@@ -49,22 +50,19 @@ def main() -> None:
     code, embedding = heard(model, chosen, asked.seconds)
     if missing := sampler.unavailable(asked.engine, model.decoder):
         parser.error(f"engine {asked.engine!r} cannot run here: {missing}")
+    about = {"fingerprint": fingerprint(model), **meta._asdict()}
     device = torch.device(asked.device or ("cuda" if asked.engine == "cuda" else "cpu"))
     model.decoder.to(device)
-    exact, rows = torch.empty(0), []
-    for precision in sampler.PRECISIONS:  # the first is fp32
-        if sampler.unavailable(asked.engine, model.decoder, precision):
-            continue
-        settings = {"engine": asked.engine, "precision": precision, "threads": asked.threads}
-        log_p = sampler.score(model.decoder, code, embedding, **settings)
-        exact = log_p if precision == "fp32" else exact
+    held = [each for each in sampler.PRECISIONS if not sampler.unavailable(asked.engine, model.decoder, each)]
+    exact, rows = scored(model, code, embedding, "fp32", asked), []
+    for precision in held:
+        log_p = exact if precision == "fp32" else scored(model, code, embedding, precision, asked)
         rows.append({"precision": precision, **compared(exact, log_p, code)})
     record.show(rows, COLUMNS)
     print(NOTE)
     if not asked.no_record:
-        about = {"fingerprint": fingerprint(model), **meta._asdict()}
         heard_notes = [note.name for note in chosen]
-        about_run = {**vars(asked), "model": about, "notes": heard_notes, "samples_a_note": code.shape[-1]}
+        settings = {**vars(asked), "model": about, "notes": heard_notes, "samples_a_note": code.shape[-1]}
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         print(record.write("nll", rows, {"gpu": gpu} if gpu else {}, settings, hardware=gpu))
 
@@ -83,6 +81,17 @@ def heard(model: WaveNetAutoencoder, chosen: Sequence[Note], seconds: float) -> 
     with torch.inference_mode():
         pitch = torch.tensor([note.pitch for note in chosen])
         return mulaw.encode(wave), model.condition(model.embed(wave), pitch)
+
+
+def scored(
+    model: WaveNetAutoencoder, code: Tensor, embedding: Tensor, precision: str, asked: argparse.Namespace
+) -> Tensor:
+    """Log-probabilities, [note, code, sample], by the engine asked for."""
+    began = time.perf_counter()
+    settings = {"engine": asked.engine, "threads": asked.threads}
+    log_p = sampler.score(model.decoder, code, embedding, precision=precision, **settings)
+    print(f"{precision}: {time.perf_counter() - began:.0f} s", flush=True)
+    return log_p
 
 
 def compared(exact: Tensor, log_p: Tensor, code: Tensor) -> dict[str, float]:

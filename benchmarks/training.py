@@ -94,11 +94,11 @@ def step_rates(
     recorder = CudaRecorder(alone.device) if variant == "graph" else None
     asked = variant == "compile", variant == "recompute", variant == "stretches"
     ways = dict(zip(("compiled", "recompute", "by_stretches"), asked, strict=True))
+    start = time.perf_counter()
     objective.arrange(alone, recorder=recorder, **ways)
     if variant == "plain":
         objective.network = lambda code, *_, **__: plain(model, code)
     crops = notes.Batch(torch.rand(batch, crop) - 0.5, torch.full((batch,), 60), ["noise"] * batch)
-    start = time.perf_counter()
     memory = 0
     if device == "cpu":
         memory = kept_bytes(objective, crops)

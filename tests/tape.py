@@ -36,6 +36,7 @@ class Tape:
 
     def record(self, compute):
         self.recorded += 1
+        assert not torch.is_inference_mode_enabled(), "operations would come whole, and a copy look like a view"
         with _Writing() as writing:
             measured = compute()
         self.operations = writing.done

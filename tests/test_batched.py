@@ -1,6 +1,7 @@
 """Many voices: chunks that fill a frame, layers near and far, and kernels that are the plain steps."""
 
 import importlib
+import itertools
 import json
 import os
 import re
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tape import Tape
 from voices import inputs
 
 from wavenet_ae import magenta, mulaw, sampler
@@ -86,6 +89,85 @@ def test_16_bits_err_at_most_twice_as_much_as_plain_torch_in_them(tiny, precisio
     assert error.abs().mean() <= 2 * (usual - expected).abs().mean()
 
 
+def recorder(tapes):
+    """In place of CUDA graphs: each chunk that is recorded leaves a tape in the list."""
+
+    def record(chunk):
+        tapes.append(Tape())
+        with torch.inference_mode(False), torch.no_grad():  # what conversions are made of is hidden in inference mode
+            replay, _ = tapes[-1].record(chunk)
+        turns = itertools.count()
+        return lambda: next(turns) and replay()  # a graph computes nothing while recorded, a tape does
+
+    return record
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("hop", [8, 12, 16])
+def test_a_chunk_recorded_once_and_replayed_is_the_chunk_run_anew(tiny, dtype, hop):
+    decoder, frames = tiny(dtype, hop=hop, **DEEP), 240 // hop  # over three turns of the longest ring
+    embedding, uniform = inputs(decoder, batch=2, frames=frames)
+    anew, replayed, tapes = batched.Voices(decoder, 2), batched.Voices(decoder, 2), []
+    replayed.record = recorder(tapes)
+    expected = anew.generate(embedding, uniform, 0.8, 0.95)
+    assert torch.equal(replayed.generate(embedding, uniform, 0.8, 0.95), expected)
+    assert expected.unique().numel() > 20
+    assert [tape.replayed for tape in tapes] == [frames * hop // replayed.plan.steps - 2]
+    for each in (anew, replayed):  # a voice begins anew under the same recording
+        each.restart(0)
+    expected = anew.generate(embedding, uniform, 0.8, 0.95)
+    assert torch.equal(replayed.generate(embedding, uniform, 0.8, 0.95), expected)
+    assert all(torch.equal(*pair) for pair in zip(replayed.state, anew.state, strict=True))
+
+
+def test_chunks_of_other_settings_and_forced_ones_are_recorded_for_themselves(tiny):
+    decoder, tapes = tiny(**DEEP), []
+    embedding, uniform = inputs(decoder, batch=2, frames=8)
+    anew, replayed = batched.Voices(decoder, 2), batched.Voices(decoder, 2)
+    replayed.record = recorder(tapes)
+    for settings in ((1.0, 1.0), (0.0, 1.0), (1.0, 0.5), (1.0, 1.0)):
+        code = anew.generate(embedding, uniform, *settings)
+        assert torch.equal(replayed.generate(embedding, uniform, *settings), code)
+        assert torch.equal(replayed.score(embedding, code.flip(0)), anew.score(embedding, code.flip(0)))
+    assert [tape.replayed for tape in tapes] == [14, 30, 6, 6], "drawn, forced, drawn otherwise"
+
+
+def interrupted(at, call):
+    """The same, but its `at`-th call is interrupted."""
+    calls = itertools.count()
+
+    def once(*arguments):
+        if next(calls) == at:
+            raise KeyboardInterrupt
+        return call(*arguments)
+
+    return once
+
+
+@pytest.mark.parametrize("at", [16, 20, 31])  # of sixteen draws a frame: the second's first, one within, the last
+def test_voices_broken_off_inside_a_frame_do_not_go_on(tiny, at):
+    decoder = tiny(hop=16)
+    embedding, uniform = inputs(decoder, batch=2, frames=3)
+    voices = batched.Voices(decoder, 2)
+    voices.steps = SimpleNamespace(**(vars(batched.plain) | {"draw": interrupted(at, batched.plain.draw)}))
+    with pytest.raises(KeyboardInterrupt):
+        voices.generate(embedding, uniform)
+    for call, samples in ((voices.generate, uniform), (voices.score, uniform.long())):
+        with pytest.raises(RuntimeError, match="broken off inside a frame and cannot go on: open new ones"):
+            call(embedding, samples)
+
+
+def test_voices_broken_off_between_two_frames_go_on(tiny):
+    decoder = tiny(hop=16)
+    embedding, uniform = inputs(decoder, batch=2, frames=3)
+    expected = batched.Voices(decoder, 2).generate(embedding, uniform)
+    voices = batched.Voices(decoder, 2)
+    voices._tell = interrupted(1, voices._tell)
+    with pytest.raises(KeyboardInterrupt):
+        voices.generate(embedding, uniform)
+    assert torch.equal(voices.generate(embedding[:, :, 1:], uniform[:, 16:]), expected[:, 16:])
+
+
 def test_what_it_cannot_do_is_said(tiny):
     with pytest.raises(
         ValueError, match="engine 'batched' cannot run here: it stores weights in fp32, bf16, fp16, not int8"
@@ -120,6 +202,17 @@ KERNELS = """
             drawn.append((torch.zeros(4, dtype=torch.long), torch.zeros(4)))
             steps.draw(logits, die, temperature, top_p, *drawn[-1])
         assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
+    decoder = Decoder(
+        layers=4, stages=3, width=20, skip_width=12, kernel_size=3, embedding_dims=4, hop=4
+    ).eval()
+    told, code = 2 * torch.randn(70, 4, 1), torch.randint(256, (70, 4))
+    for precision in ("fp32", "bf16"):  # 70 voices are two tiles of the steps' kernels
+        scores = []
+        for voices in (70, 3, 1):
+            some = batched.Voices(decoder, voices, precision=precision)
+            some.steps = fused
+            scores.append(some.score(told[:voices], code[:voices]))
+        assert all(torch.equal(some, scores[0][: len(some)]) for some in scores), "neighbours are heard"
     print("equal")
 """
 

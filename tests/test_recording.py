@@ -102,6 +102,7 @@ def test_a_step_that_asks_for_pitches_is_not_recorded(tiny_autoencoder):
     [
         (["graph=true", "device=cpu"], "graph=true: the device is cpu, and graphs are CUDA's; leave it out"),
         (["graph=perhaps"], "graph is 'perhaps': expected auto, true or false"),
+        (["stretches=perhaps"], "stretches is 'perhaps': expected auto, true or false"),
     ],
 )
 def test_a_graph_that_cannot_be_is_one_message(command, corpus, arguments, message):

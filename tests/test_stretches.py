@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -102,7 +103,7 @@ PRODUCT = """
     found = type(true)(dict.fromkeys(sys.argv[1:], True))
     found.flatten = true.flatten  # numba itself compiles for the machine there is
     binding.get_host_cpu_features = lambda: found
-    from wavenet_ae.training.stretches.tile import LANES, PANEL, ROWS, multiply
+    from wavenet_ae.training.stretches.tile import IS_FOR_THIS_CORE, LANES, PANEL, ROWS, multiply
     die = np.random.default_rng(0)
 
     def number(*shape):
@@ -122,12 +123,14 @@ PRODUCT = """
                     multiply(left, 0, row, step, right, 0, panel, line, room.ravel(), 64, 64, rows, 64, count)
                     assert np.abs(room[1:-1] - (c + a.astype(float) @ b)).max() < 1e-4
                     assert (room[[0, -1]] == 7).all(), "it wrote beside its rows"
-    print(LANES, PANEL, ROWS)
+    print(IS_FOR_THIS_CORE, LANES, PANEL, ROWS)
 """
 
 
 @pytest.mark.parametrize(
-    ("features", "shape"), [(["avx512f", "avx"], "16 32 12"), (["avx"], "8 16 6"), ([], "4 16 6")], ids=str
+    ("features", "shape"),
+    [(["avx512f", "avx"], "True 16 32 12"), (["avx"], "True 8 16 6"), ([], "False 8 16 6")],
+    ids=str,
 )
 def test_products_are_right_on_every_kind_of_core(features, shape, tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(PRODUCT), *features]
@@ -159,8 +162,54 @@ def test_a_run_has_the_losses_of_the_model_s_own_step():
     assert found == pytest.approx(losses(by_stretches=True, accumulate=2), abs=1e-4)
 
 
-def test_a_run_is_the_same_to_the_last_bit_when_it_is_run_again():
-    assert losses(steps=5, by_stretches=True) == losses(steps=5, by_stretches=True)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_run_is_the_same_to_the_last_bit_when_it_is_run_again(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert losses(steps=10, by_stretches=True) == losses(steps=10, by_stretches=True)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_fault_in_one_thread_is_raised_and_the_next_step_is_whole(monkeypatch):
+    model, exact, code = in_stretches(built()), built(), torch.randint(256, (2, 160))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    true = decoder.back
+
+    def broken(*given):
+        if given[-1].thread == 1:
+            raise MemoryError
+        return true(*given)
+
+    try:
+        cost = model(code).sum()
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "back", broken)
+            with pytest.raises(MemoryError):
+                cost.backward()
+        model.zero_grad(set_to_none=True)
+        for each in (model, exact):
+            each(code).sum().backward()
+    finally:
+        torch.set_num_threads(before)
+    for ours, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            assert (ours.grad - theirs.grad).norm() <= 2e-5 * theirs.grad.norm() + 1e-8
+
+
+def test_a_copy_computes_with_its_own_weights():
+    model = in_stretches(built())
+    twin, code = copy.deepcopy(model), torch.randint(256, (1, 32))
+    before = model(code)
+    with torch.no_grad():
+        twin.decoder.blocks[0].dilated.weight.zero_()
+        assert not torch.equal(twin(code), before)
+        assert torch.equal(model(code), before)
+    with pytest.raises(AssertionError, match=r"float64: the model was made another after"):
+        twin.double()(code)
 
 
 def test_where_it_is_possible_is_found_out():
@@ -183,7 +232,8 @@ def test_where_it_is_possible_is_found_out():
         (built(width=16), {}, "its widths are 32, 16, 32: not all are multiples of 32"),
         (built().double(), {}, "float32 on a CPU, not in float64 on cpu"),
         (built(layers=1), {}, "its decoder has one block"),
-        (built(), {"recompute": True}, "recompute would have it otherwise"),
+        (built(width=160), {}, "its widths are 32, 160, 32: not all are multiples of 32 up to 128"),
+        (built(), {"recompute": True}, "recompute computes them in another way"),
         (built(), {"autocast": torch.bfloat16}, "float32, not in bfloat16"),
     ],
 )
@@ -194,7 +244,11 @@ def test_where_it_is_not_possible_it_says_why(model, how, said):
 
 def test_the_code_is_compiled_anew_when_any_of_its_files_changes():
     names = {path.name for path in SOURCES}
-    assert {"decoder.py", "encoder.py", "stretch.py", "tile.py", "math.py", "vector.py"} <= names
+    read = {"decoder.py", "encoder.py", "stretch.py", "tile.py"}
+    for name in sorted(read):  # compiled code comes from these and from what these import
+        text = (Path(stretches.__file__).parent / name).read_text()
+        read |= {f"{room}.py" for room in re.findall(r"^from wavenet_ae\.sampler\.cpu\.(\w+) import", text, re.M)}
+    assert read - {"caching.py"} == names
     for entry in (decoder.forth, decoder.back, encoder.forth, encoder.back):
         closure = dict(zip(entry.py_func.__code__.co_freevars, entry.py_func.__closure__, strict=True))
         assert closure["sources"].cell_contents == checksum(SOURCES), "it is not part of the key"

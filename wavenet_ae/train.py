@@ -198,7 +198,7 @@ def _resumed(asked: DictConfig) -> DictConfig:
             f"only {', '.join(CHANGEABLE)} can (for other settings start a new run)"
         )
     begun = OmegaConf.load(path)
-    newer = {key: asked[key] for key in asked if key not in begun}  # settings that the run was begun without
+    newer = {key: key != "stretches" and asked[key] for key in asked if key not in begun}  # it was begun without them
     cfg = OmegaConf.merge(newer, begun, OmegaConf.from_dotlist(overrides))
     assert isinstance(cfg, DictConfig)
     with open_dict(cfg):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wavenet_ae.notes import Batch
-from wavenet_ae.training import stretches
 from wavenet_ae.training.processes import ALONE, Group, shared_as, whole
 from wavenet_ae.training.recording import Recorder, Recording
 from wavenet_ae.training.schedule import MovingAverage, Network
@@ -105,13 +104,15 @@ class Descent(ABC, Generic[Network]):
 
     def _take_stretches(self, others: list[str], *, must: bool) -> None:
         """Have the model's blocks computed stretch by stretch, if it is possible beside other ways."""
+        from wavenet_ae.training import stretches  # numba with it, which nobody else here needs
+
         why_not = stretches.unavailable(self.model)
         if self.autocast is not None:
             why_not = f"they compute in float32, not in {str(self.autocast).removeprefix('torch.')}"
         if others:
-            why_not = f"{' and '.join(others)} would have it otherwise"
+            why_not = f"{' and '.join(others)} computes them in another way"
         if why_not and must:
-            raise ValueError(f"stretches=true: blocks cannot be computed so, for {why_not}; leave it out")
+            raise ValueError(f"stretches=true: the blocks cannot be computed so: {why_not}; leave out one or the other")
         if not why_not:
             stretches.replace(self.model)  # type: ignore[arg-type]
 

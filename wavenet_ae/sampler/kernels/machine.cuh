@@ -29,19 +29,16 @@ __device__ __forceinline__ void announce(int* place, int number) {
   unsigned at = (unsigned)__cvta_generic_to_shared(place);
   asm volatile("st.release.cta.shared.s32 [%0], %1;" :: "r"(at), "r"(number) : "memory");
 }
-__device__ __forceinline__ void await(int* place, int number) {
+__device__ __forceinline__ int announced(const int* place) {
   unsigned at = (unsigned)__cvta_generic_to_shared(place);
   int seen;
-  do {
-    asm volatile("ld.acquire.cta.shared.s32 %0, [%1];" : "=r"(seen) : "r"(at) : "memory");
-  } while (seen < number);
+  asm volatile("ld.acquire.cta.shared.s32 %0, [%1];" : "=r"(seen) : "r"(at) : "memory");
+  return seen;
 }
 // The same where who waits looks for itself whether it is true: a hint when to look.
 __device__ __forceinline__ void hint(int* place, int number) { *(volatile int*)place = number; }
-__device__ __forceinline__ void await_hint(int* place, int number) {
-  while (*(volatile int*)place < number) __nanosleep(100);
-}
-__device__ __forceinline__ void pause() { __nanosleep(100); }
+__device__ __forceinline__ int hinted(const int* place) { return *(const volatile int*)place; }
+__device__ __forceinline__ void pause(unsigned ns) { __nanosleep(ns); }
 __device__ __forceinline__ void bring_near(const void* line) { asm volatile("prefetch.global.L2 [%0];" :: "l"(line)); }
 
 // 2^x, and a quotient, to a few units in the last place.

@@ -207,7 +207,9 @@ __device__ __forceinline__ void listen(const Here& here, const Weights& weights,
 // What the first hearer knows of the block's own channels and rows, a few in each lane.
 struct Adder {
   float x[EACH], ahead[EACH][2], said[EACH_SAY];
+  Patience patience;  // with the rememberers; a lane's own
 
+  __device__ __forceinline__ explicit Adder(unsigned* lost) : patience(lost) {}
   __device__ __forceinline__ static bool is_own(int n, int& voice, int& channel) {
     int at = n * 32 + threadIdx.x % 32;
     voice = at / CHANNELS, channel = at % CHANNELS;
@@ -221,7 +223,7 @@ struct Adder {
 
   // Start to load what the past adds to a layer's gates.
   __device__ __forceinline__ void prepare(const Here& here, int layer, long long t) {
-    if (TAPS > 1) await(here.done + layer, (int)(t - here.call.clock) - until_due(t - 1, layer));
+    if (TAPS > 1) await(here.done + layer, (int)(t - here.call.clock) - until_due(t - 1, layer), patience);
     const float* from = here.ahead + (TAPS > 1 ? ahead_of(layer) + slot(t, layer) : 0) * VOICES * GATES;
 #pragma unroll
     for (int n = 0; n < EACH; ++n) {
@@ -318,12 +320,11 @@ __device__ void step_of_hearers(const Here& here, Weights& weights, Adder& adder
     listen(here, weights, step, t, patience);
     if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, (int)(t - call.clock) * LAYERS + step);
     const int barrier = 2 + step % 2, next = step < LAYERS ? step + 1 : 1;  // a hearer may be a step ahead, but not two
-    if (adds) {
+    if (adds || !WAITS) // who does not wait for words, waits here
       meet(barrier, HEARERS);
-      adder.add(here, step, t);
-    } else {
+    else
       arrive(barrier, HEARERS);
-    }
+    if (adds) adder.add(here, step, t);
     weights.fetch(here, next);  // on their way while the others are waited for
   }
   unsigned turn = turn_of(t);
@@ -361,12 +362,12 @@ __device__ void hear_all(const Here& here) {
   const Call& call = here.call;
   Patience patience(call.lost);
   Weights weights;
-  Adder adder;
+  Adder adder(call.lost);
   weights.fetch(here, 1);
   for (long long sample = 0; sample < call.frames * HOP; ++sample) {
     if (sample % HOP == 0) be_told(here, sample / HOP);
     step_of_hearers(here, weights, adder, call.clock + sample, patience);
-    if (meet_and_vote(1, HEARERS, !patience.is_left)) break;
+    if (meet_and_vote(1, HEARERS, !patience.is_left || !adder.patience.is_left)) break;
     hear_code(here, sample);
     meet(1, HEARERS);
   }
@@ -376,17 +377,17 @@ __device__ void hear_all(const Here& here) {
 }
 
 // What was told, or is about to be.
-__device__ __forceinline__ Quad recall(const Here& here, const unsigned* place, unsigned turn) {
+__device__ __forceinline__ Quad recall(const unsigned* place, unsigned turn, Patience& patience) {
   Quad told = load_relaxed(place);
-  for (unsigned tries = 0; WAITS && !is_of(told, turn) && (++tries % 64 || !peek(here.call.lost)); told = load_relaxed(place)) {
+  for (patience.tries = 0; WAITS && !is_of(told, turn) && patience.goes_on_alone(); told = load_relaxed(place)) {
     LOOK_FOR(place);
-    pause();
+    pause(100);
   }
   return told;
 }
 
 // What a layer's last inputs will add to the gates of samples to come, by one warp. Weights are read once for the window.
-__device__ void remember(const Here& here, int layer, long long t) {
+__device__ void remember(const Here& here, int layer, long long t, Patience& patience) {
   constexpr int PAST_TILES = divide_up(PAST_HALVES, 2), COLUMNS = divide_up(WINDOW * PLACES, 8);
   const int span = window(layer), gap = dilation(layer), lane = threadIdx.x % 32, column = lane / 4, t_lane = lane % 4;
   const long long begin = t + 1 - span;
@@ -404,7 +405,7 @@ __device__ void remember(const Here& here, int layer, long long t) {
       int item = n * 8 + column, s = item / PLACES, voice = item % PLACES;
       Quad told[PLANES] = {};
       if (s < span && voice < VOICES && begin + s >= 0)
-        told[0] = recall(here, here.box(layer, begin + s) + (group * PLACES + voice) * GROUP + 4 * t_lane, turn_in_ring(begin + s));
+        told[0] = recall(here.box(layer, begin + s) + (group * PLACES + voice) * GROUP + 4 * t_lane, turn_in_ring(begin + s), patience);
       Row z;
       part(told, x[n], z);
     }
@@ -433,9 +434,10 @@ __device__ void remember(const Here& here, int layer, long long t) {
       }
 }
 
-// The windows that are full, in turn, each by one of the rememberers.
+// The windows that are full, in turn, each by one of the rememberers. One that waited in vain leaves.
 __device__ void remember_all(const Here& here) {
   const Call& call = here.call;
+  Patience patience(call.lost);
   int turn = threadIdx.x / 32 - HEARING;
   for (long long sample = 0; sample < call.frames * HOP; ++sample)
     for (int layer = 1; layer < LAYERS; ++layer) {
@@ -444,10 +446,11 @@ __device__ void remember_all(const Here& here) {
       bool is_mine = turn == 0;
       turn = turn ? turn - 1 : REMEMBERING - 1;
       if (!is_mine) continue;
-      if (threadIdx.x % 32 == 0) await_hint(here.heard_of, (int)sample * LAYERS + layer + 1);  // lest it crowd the mail
+      if (threadIdx.x % 32 == 0) await_hint(here.heard_of, (int)sample * LAYERS + layer + 1, patience);  // lest it crowd the mail
       __syncwarp();
-      remember(here, layer, t);
+      remember(here, layer, t, patience);
       __syncwarp();
+      if (__any_sync(~0u, !patience.is_left)) return;
       if (threadIdx.x % 32 == 0) announce(here.done + layer, (int)sample + 1);
     }
 }

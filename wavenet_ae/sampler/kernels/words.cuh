@@ -23,8 +23,8 @@ __device__ __forceinline__ void tell_channel(unsigned* to, int plane, float x, f
   }
 }
 
-// How long a warp has waited. One that has waited too long, or sees that another has, says so and waits no more: its
-// block leaves at the end of the sample.
+// How long a warp, or a lane, has waited. One that has waited too long, or sees that another has, says so and waits no
+// more: its block leaves at the end of the sample.
 struct Patience {
   unsigned* lost;
   unsigned tries = 0;
@@ -38,7 +38,25 @@ struct Patience {
     }
     return is_left;
   }
+  // The same by a lane alone, whose warp need not wait with it. Shared memory is looked at faster than other blocks' words
+  // come: who has looked often, looks less often.
+  __device__ __forceinline__ bool goes_on_alone() {
+    if (++tries % 1024 == 0 && (tries >= MOST_TRIES || peek(lost))) {
+      *lost = 1;
+      is_left = false;
+    }
+    if (tries > 1024) pause(tries / 64 < 1000 ? tries / 64 : 1000);
+    return is_left;
+  }
 };
+
+// Until some warp of the block has announced a number, or hinted at it.
+__device__ __forceinline__ void await(const int* place, int number, Patience& patience) {
+  for (patience.tries = 0; announced(place) < number && patience.goes_on_alone();) LOOK_FOR(place);
+}
+__device__ __forceinline__ void await_hint(const int* place, int number, Patience& patience) {
+  for (patience.tries = 0; hinted(place) < number && patience.goes_on_alone(); pause(100)) LOOK_FOR(place);
+}
 
 __device__ __forceinline__ bool is_of(const Quad& q, unsigned turn) {
   return !(((q.at[0] ^ turn) | (q.at[1] ^ turn) | (q.at[2] ^ turn) | (q.at[3] ^ turn)) & 1);

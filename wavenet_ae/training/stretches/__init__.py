@@ -4,12 +4,18 @@ A layer in torch reads and writes all of a crop some twenty times on its way for
 memory most of that time. Here a core takes a stretch of 96 samples through all of a block, from its taps to its
 skip output, while its numbers stay in the nearest caches; nothing is copied to lay taps side by side.
 What a block's gradient needs is kept: its input, its gates' halves, and what they let through.
+
+The model is what models/wavenet.py says, and the only one that says what is right: these are its `through`, fast.
+Every thread adds up gradients of all weights apart, so that wide models are left to torch.
 """
 
 import functools
+import logging
+import threading
 from collections.abc import Iterable
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -20,8 +26,11 @@ from wavenet_ae.models.wavenet import Conv1d, Decoder, Encoder, WaveNetAutoencod
 from wavenet_ae.sampler.cpu import cores
 from wavenet_ae.sampler.cpu.meeting import SPINS, begin, together
 from wavenet_ae.training.stretches import decoder, encoder
-from wavenet_ae.training.stretches.stretch import Gradients, Sizes, Weights, nothing
-from wavenet_ae.training.stretches.tile import MULTIPLE, PANEL
+from wavenet_ae.training.stretches.stretch import LENGTH, Gradients, Sizes, Weights, nothing
+from wavenet_ae.training.stretches.tile import IS_FOR_THIS_CORE, MULTIPLE, PANEL
+
+WIDEST = 128
+log = logging.getLogger(__name__)
 
 
 def unavailable(model: torch.nn.Module) -> str | None:
@@ -33,9 +42,11 @@ def unavailable(model: torch.nn.Module) -> str | None:
         return f"they compute in float32 on a CPU, not in {str(weight.dtype).removeprefix('torch.')} on {weight.device}"
     if len(model.decoder.blocks) < 2:
         return "its decoder has one block"
+    if not IS_FOR_THIS_CORE or numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return "numba is told not to compile" if IS_FOR_THIS_CORE else "they are for x86 cores with AVX"
     widths = [_width(model.encoder), _width(model.decoder), len(model.decoder.out.weight)]
-    if any(width % MULTIPLE for width in widths):
-        return f"its widths are {', '.join(map(str, widths))}: not all are multiples of {MULTIPLE}"
+    if any(width % MULTIPLE or width > WIDEST for width in widths):
+        return f"its widths are {', '.join(map(str, widths))}: not all are multiples of {MULTIPLE} up to {WIDEST}"
     return None
 
 
@@ -43,6 +54,19 @@ def replace(model: WaveNetAutoencoder) -> None:
     """Have the blocks of a model that is not `unavailable` computed here; as many threads as torch has."""
     model.encoder.through = functools.partial(_through_encoder, model.encoder)  # type: ignore[method-assign]
     model.decoder.through = functools.partial(_through_decoder, model.decoder)  # type: ignore[method-assign]
+    _compile(model)
+
+
+def _compile(model: WaveNetAutoencoder) -> None:
+    """Now rather than in the first step, whose time is the run's."""
+    said = threading.Timer(2, log.info, ["the blocks are compiled, once for this machine: some 20 s"])
+    said.start()
+    try:
+        logits = model(torch.zeros(1, model.hop, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+        logits.sum().backward()
+    finally:
+        said.cancel()
+    model.zero_grad(set_to_none=True)
 
 
 def _through_encoder(half: Encoder, x: Float[Tensor, "batch width samples"]) -> Float[Tensor, "batch width samples"]:
@@ -151,8 +175,10 @@ def _weights(
 
 
 def _sizes(x: Tensor, matrix: Tensor, *, frames: int, skip: int) -> Sizes:
+    assert x.dtype == torch.float32, f"{x.dtype}: the model was made another after its blocks were replaced"
     (blocks, gates, width, taps), (crops, time) = matrix.shape, x.shape[:2]
-    return Sizes(blocks, crops, time, frames, taps, width, gates, skip, torch.get_num_threads())
+    parts = min(torch.get_num_threads(), crops * -(-time // LENGTH))
+    return Sizes(blocks, crops, time, frames, taps, width, gates, skip, parts)
 
 
 def _together(entry: Any, *arguments: Any) -> None:

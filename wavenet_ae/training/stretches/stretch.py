@@ -14,8 +14,8 @@ import numpy as np
 from wavenet_ae.sampler.cpu import math, meeting, vector
 from wavenet_ae.training.stretches.tile import PANEL, multiply
 
-SOURCES = (
-    *sorted(Path(__file__).parent.glob("*.py")),
+SOURCES = (  # every file that the compiled code is made of
+    *(Path(__file__).with_name(f"{room}.py") for room in ("decoder", "encoder", "stretch", "tile")),
     *(Path(str(module.__file__)) for module in (math, meeting, vector)),
 )
 LENGTH = 96  # samples; a multiple of any tile's rows

@@ -13,19 +13,11 @@ from wavenet_ae.sampler.cpu.vector import I64, address_of, load_vector, splat
 
 MULTIPLE = 32  # of what widths must be multiples; a panel on any machine divides it
 FLOAT = ir.FloatType()
-
-
-def _shape() -> tuple[int, int, int]:
-    """Numbers in a register, columns of a tile, and rows of the tallest: its sums fill most of a core's registers."""
-    features = binding.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 16, 32, 12  # 24 of 32 registers hold sums
-    if features.get("avx"):
-        return 8, 16, 6  # 12 of 16; with panels of 32 and 3 rows it takes 1.7 times as long
-    return 4, 16, 6  # 24 of 32 on an ARM
-
-
-LANES, PANEL, ROWS = _shape()  # columns of a panel lie side by side in b and in c
+FEATURES = binding.get_host_cpu_features()
+IS_FOR_THIS_CORE = bool(FEATURES.get("avx"))
+# Numbers in a register, columns of a tile, which lie side by side in b and in c, and rows of the tallest: its sums fill
+# 24 of 32 registers or 12 of 16. In panels of 32 by 3 rows the latter take 1.7 times as long.
+LANES, PANEL, ROWS = (16, 32, 12) if FEATURES.get("avx512f") else (8, 16, 6)
 
 
 def _tile(rows: int) -> Any:
