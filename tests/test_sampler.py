@@ -1,23 +1,27 @@
 """Every engine is the reference, and the dice are what decides."""
 
+import copy
 import itertools
 import math
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 from voices import inputs
 
-from wavenet_ae import sampler
+from wavenet_ae import audio, checkpoint, mulaw, sampler
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import batched, cached, cuda, dice
 from wavenet_ae.sampler.cuda import device, layout
 
+DATA = Path(__file__).parents[1] / "data"
 ONE = Decoder(layers=1, stages=1, width=1, skip_width=1, kernel_size=1, embedding_dims=1, hop=1).double()
 EXACT = [engine for engine in sampler.ENGINES if sampler.unavailable(engine, ONE) is None]
 FAST = [engine for engine in EXACT if engine != "reference"]
@@ -142,6 +146,23 @@ def test_auto_leaves_out_an_engine_without_room_and_says_so(tiny, monkeypatch, c
     assert why in caplog.text
     with pytest.raises(ValueError, match=why):
         sampler.open_voices(decoder, 2, engine="cuda")
+
+
+def test_engines_err_on_a_real_note_as_plain_torch_does():
+    """A trained model is sure of codes: of one in e^200 float32 itself knows the logarithm to some 3e-4."""
+    model = checkpoint.load(DATA / "models" / "small.safetensors")
+    wave = audio.read(DATA / "notes" / "test" / "audio" / "bass_electronic_001-036-060.flac")[:1024]
+    code = mulaw.encode(wave)[None]
+    with torch.inference_mode():
+        embedding = model.encoder(code)
+        plain = F.log_softmax(model.decoder(code, embedding), dim=1)
+        exact = F.log_softmax(copy.deepcopy(model.decoder).double()(code, embedding.double()), dim=1)
+    allowed, likely = 2 * float((plain - exact).abs().max()), exact > -10
+    assert allowed < 1e-3
+    for engine in ("cached", "cpu", "batched"):
+        error = (sampler.score(model.decoder, code, embedding, engine=engine, precision="fp32") - exact).abs()
+        assert error.max() < allowed, engine
+        assert error[likely].max() < 1e-4, engine
 
 
 @pytest.fixture
