@@ -232,6 +232,15 @@ def test_limits_of_engines_are_what_they_say():
     assert {"cuda": layout.MOST_VOICES} == sampler.CARRIES
 
 
+def test_a_gpu_that_cannot_run_the_kernel_says_why(monkeypatch):
+    found = {None: (9, 0), torch.device("cuda", 1): (7, 5)}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: found[device])
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    assert "pip install 'wavenet_ae[cuda]'" in device.unavailable()
+    assert "compute capability is (7, 5): expected at least (8, 0)" in device.unavailable(torch.device("cuda", 1))
+
+
 @given(seed=st.integers(0, 2**64 - 1), note=st.integers(0, 2**64 - 1), start=st.integers(0, 999), n=st.integers(1, 50))
 @settings(max_examples=50)
 def test_dice_depend_on_the_position_only(seed, note, start, n):

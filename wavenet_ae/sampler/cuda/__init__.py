@@ -40,7 +40,7 @@ def unavailable(decoder: Decoder, precision: str) -> str | None:
         return f"it stores weights in {', '.join(layout.BYTES)}, not {precision}"
     if precision == "fp32" and decoder.start.weight.dtype == torch.float64:
         return "it computes in float32, and the decoder is float64: use decoder.float()"
-    return device.unavailable() or compiling.unavailable()
+    return device.unavailable(decoder.start.weight.device) or compiling.unavailable()
 
 
 class Voices:

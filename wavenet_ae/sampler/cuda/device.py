@@ -1,4 +1,8 @@
-"""The GPU that runs the kernel: what it offers, and cooperative launches of a cubin through the driver."""
+"""The GPU that runs the kernel: what it offers, and cooperative launches of a cubin through the driver.
+
+The driver is called by cuda-bindings, which torch with CUDA brings along; cuda-core, which is built on it, would be one
+package more.
+"""
 
 import ctypes
 import functools
@@ -14,12 +18,13 @@ from wavenet_ae.sampler.cuda.layout import Plan
 OLDEST = (8, 0)  # compute capability that is compiled for and tested so
 
 
-def unavailable() -> str | None:
-    """Why no GPU can run the kernel here, or None."""
+def unavailable(device: torch.device | None = None) -> str | None:
+    """Why no GPU, or not this one, can run the kernel here, or None."""
     if not torch.cuda.is_available():
         return "there is no CUDA device here"
-    if torch.cuda.get_device_capability() < OLDEST:
-        return f"the GPU's compute capability is {torch.cuda.get_device_capability()}: expected at least {OLDEST}"
+    there = device if device is not None and device.type == "cuda" else None
+    if torch.cuda.get_device_capability(there) < OLDEST:
+        return f"the GPU's compute capability is {torch.cuda.get_device_capability(there)}: expected at least {OLDEST}"
     try:
         from cuda.bindings import driver  # noqa: F401
     except ImportError as error:
