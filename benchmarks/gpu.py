@@ -1,17 +1,22 @@
 """Everything that is to be measured on a GPU, in one command and one record.
 
-    python -m benchmarks.gpu                    # on a bare CUDA machine; at most 8 minutes
+    python -m benchmarks.gpu                    # on a bare CUDA machine; ends by itself before 8 minutes
     python -m benchmarks.gpu --device cpu --tiny --no-record      # does the script itself run?
 
 Needs torch, numpy and jaxtyping (pure Python), Triton as torch's wheel brings it, and cuda-bindings for the
-engine `cuda`; no hydra, no soundfile, no numba, nothing to download. Weights are random: speed does not
-depend on them. Each section is guarded, so that a failure in one does not lose the others, and each figure
-stands beside a bound measured in the same run. The summary comes last.
+engine `cuda`; no hydra, no soundfile, nothing to download, and numba only to read Magenta's golden data. Weights
+are random: speed does not depend on them. Each section and row is guarded, so that a failure in one does not lose
+the others, and each figure stands beside a bound measured in the same run. The record is written anew after
+every row and names what it does not hold yet; a row that hangs is ended, with the process, at `--minutes`. The
+summary comes last, and the status is 0 if nothing failed and nothing is missing.
 """
 
 import argparse
+import copy
 import importlib
 import itertools
+import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +24,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,31 +48,65 @@ ENCODER = {"layers": 30, "stages": 10, "width": 128, "kernel_size": 3, "embeddin
 ENGINES, PRECISIONS = ("batched", "cuda"), ("fp16", "bf16", "fp32", "int8")  # what matters most first
 FEW, MANY = (1, 2, 4, 8), (1, 8, 64, 128, 256, 512, 1024)
 TRAINING = (32, 6144)
+GOLDEN = Path(__file__).parents[1] / "tests" / "data" / "magenta_wavenet"
+LAST_START = 0.93  # of the time, after which no row begins
 SHORT = 32  # samples in a run of an engine that takes milliseconds for each
 GRADES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.bfloat16}
 COLUMNS = {
     "section": "", "model": "", "engine": "", "precision": "", "batch": "d", "total": ",.0f", "real_time": ".2f",
-    "bound": ",.0f", "fraction": ".0%", "to_eager": ".1f", "max_abs": ".2e", "to_plain": ".2f", "nll_change": "+.2%",
-    "value": ".4g", "unit": "", "equal": "", "failed": "",
+    "bound": ",.0f", "fraction": ".0%", "to_eager": ".1f", "max_abs": ".2e", "to_magenta": ".1e", "to_plain": ".2f",
+    "nll_change": "+.2%", "value": ".4g", "unit": "", "equal": "", "failed": "",
 }  # fmt: skip
 
 
 class Bench:
     """What is measured on, with which sizes, and what has been found so far."""
 
-    def __init__(self, device: str, tiny: bool, minutes: float, engines: Sequence[str], precisions: Sequence[str]):
-        self.device, self.tiny = torch.device(device), tiny
-        self.end = time.perf_counter() + 60 * minutes
-        self.asked = engines, precisions
+    def __init__(self, asked: argparse.Namespace, sections: Sequence[str]):
+        self.asked, self.device, self.tiny = asked, torch.device(asked.device), asked.tiny
+        self.end = time.perf_counter() + LAST_START * 60 * asked.minutes
+        is_gpu = self.device.type == "cuda"
+        self.name = torch.cuda.get_device_name(self.device) if is_gpu else record.cpu_model()
         self.rows: list[record.Row] = []
+        self.missing = list(sections)  # that have not come to their end
+        self.at: list[record.Row] = []  # what is being measured, the row last
+        self.left_out: list[str] = []
+        self.path: Path | None = None
+        self.lock = threading.Lock()  # two threads may write
         self.rates: dict[str, float] = {}  # bytes and operations per second
         self.eager: dict[int, float] = {}  # samples per second of the readable engine, by voices
-        self.sizes = TINY if tiny else NSYNTH
+        self.sizes = TINY if asked.tiny else NSYNTH
 
     def found(self, **row: object) -> None:
-        """Keep a row, and print it, lest it be lost."""
+        """Keep a row, and print it."""
         self.rows.append(row)
         record.show([row], {key: form for key, form in COLUMNS.items() if key in row})
+        self.keep()
+
+    def keep(self) -> None:
+        """Write the record as it now is over what it was."""
+        if self.asked.no_record:
+            return
+        settings = {key: str(value) for key, value in vars(self.asked).items()} | {"left_out": list(self.left_out)}
+        gpu = self.name if self.device.type == "cuda" else None
+        machine = {"gpu": gpu, "cuda": torch.version.cuda, **self.rates}
+        with self.lock:
+            self.path = record.write(
+                "gpu", self.rows, machine, settings,
+                hardware=self.name, folder=self.asked.out, path=self.path, missing=self.missing,
+            )  # fmt: skip
+
+    def leave_out(self, reason: str) -> None:
+        """Say in the record too what cannot be measured here."""
+        print(f"left out: {reason}")
+        self.left_out.append(reason)
+
+    def give_up(self) -> None:
+        """The time is up: say what is not done."""
+        for row in self.at[-1:]:
+            self.found(**row, failed="TimeoutError: it was not done when the time was up")
+        where = f": the rest is in {self.path}" if self.path else ""
+        print(f"the time was up before {', '.join(self.missing)} came to an end{where}", file=sys.stderr, flush=True)
 
     @property
     def is_late(self) -> bool:
@@ -99,19 +140,19 @@ class Bench:
     def engines(self) -> list[tuple[str, str]]:
         """Those made for this device, with each of their precisions, what matters most first."""
         found = []
-        engines, precisions = self.asked
-        for precision, engine in itertools.product(precisions, engines):
+        for precision, engine in itertools.product(self.asked.precision, self.asked.engine):
             try:
                 sampler.open_voices(self.decoder(sizes=TINY), 1, engine=engine, precision=precision)
                 found.append((engine, precision))
             except ValueError as reason:
-                print(f"left out: {engine} {precision}: {reason}")
+                self.leave_out(f"{engine} {precision}: {reason}")
         return found
 
     @contextmanager
     def guard(self, **row: object) -> Iterator[None]:
         """What fails in here becomes a row, and the rest goes on."""
         began = time.perf_counter()
+        self.at.append(row)
         try:
             if self.is_late:
                 raise TimeoutError("the time was up before it began")
@@ -119,6 +160,7 @@ class Bench:
         except Exception as error:
             traceback.print_exc()
             self.found(**row, failed=f"{type(error).__name__}: {error}"[:200])
+        self.at.pop()
         print(f"{time.perf_counter() - began:.1f} s", flush=True)
 
 
@@ -134,28 +176,65 @@ def measure_bounds(bench: Bench) -> None:
     bench.found(section="bounds", engine="bf16 products", value=bench.rates["bf16"] / 1e12, unit="TFLOP/s")
 
 
+class Case(NamedTuple):
+    """A decoder and what it hears, and Magenta's own probabilities of some of the samples."""
+
+    model: str
+    decoder: Decoder
+    code: Tensor
+    told: Tensor
+    golden: Sequence[tuple[slice, Tensor]] = ()
+
+
 def check_parity(bench: Bench) -> None:
     """Teacher-forced log-probabilities against the float64 decoder, beside plain torch in the same format."""
+    for case in _cases(bench):
+        with torch.inference_mode():
+            expected = copy.deepcopy(case.decoder).double()(case.code, case.told).log_softmax(1)
+        for engine, precision in [*bench.engines, ("cached", "fp32")]:
+            with bench.guard(section="parity", model=case.model, engine=engine, precision=precision):
+                _compare(bench, case, expected, engine, precision)
+
+
+def _cases(bench: Bench) -> Iterator[Case]:
     for model, sizes in MODELS[: 1 if bench.tiny else 3]:
-        exact = bench.decoder(torch.float64, sizes)
         code = torch.randint(256, (2, 2 * sizes["hop"]), device=bench.device)
         told = torch.randn(2, sizes["embedding_dims"], 2, dtype=torch.float64, device=bench.device)
-        with torch.inference_mode():
-            expected = exact(code, told).log_softmax(1)
-        for engine, precision in bench.engines:
-            row = {"section": "parity", "model": model, "engine": engine, "precision": precision}
-            with bench.guard(**row):
-                usual = bench.decoder(GRADES[precision], sizes)
-                with torch.inference_mode():
-                    usual_p = usual(code, told.to(GRADES[precision])).double().log_softmax(1)
-                voices = sampler.open_voices(bench.decoder(sizes=sizes), 2, engine=engine, precision=precision)
-                log_p = voices.score(told.float(), code).double()
-                apart, nll = (log_p - expected).abs(), _nll(expected, code)
-                bench.found(
-                    **row, max_abs=apart.max().item(), mean_abs=apart.mean().item(),
-                    to_plain=(apart.mean() / (usual_p - expected).abs().mean()).item(),
-                    nll_change=(_nll(log_p, code) - nll) / nll,
-                )  # fmt: skip
+        yield Case(model, bench.decoder(sizes=sizes), code, told)
+    try:
+        magenta = importlib.import_module("wavenet_ae.magenta")
+    except ModuleNotFoundError as error:
+        bench.leave_out(f"parity of magenta: it needs the package {error.name}")
+        return
+    if not GOLDEN.exists():
+        bench.leave_out(f"parity of magenta: there is no {GOLDEN}")
+        return
+    decoder = magenta.load(GOLDEN / "model.ckpt-200000").decoder.to(bench.device)
+    with np.load(GOLDEN / "golden.npz") as arrays:
+        held = {name: torch.from_numpy(arrays[name]).to(bench.device) for name in arrays}
+    frames = held["encoding"].shape[1]
+    if bench.tiny:
+        frames, decoder.hop = 1, 32  # the beginning of the first
+    code = held["quantized"].long()[:, : frames * decoder.hop] + 128
+    fast, full = held["fast_probabilities"][:, : code.shape[1]], held["full_probabilities"]
+    golden = [(slice(fast.shape[1]), fast), (slice(-full.shape[1], None), full)][: 1 if bench.tiny else 2]
+    yield Case("magenta", decoder, code, held["encoding"][:, :frames].transpose(1, 2).double(), golden)
+
+
+def _compare(bench: Bench, case: Case, expected: Tensor, engine: str, precision: str) -> None:
+    code, told = case.code, case.told
+    usual = copy.deepcopy(case.decoder).to(GRADES[precision])
+    with torch.inference_mode():
+        usual_p = usual(code, told.to(GRADES[precision])).double().log_softmax(1)
+    voices = sampler.open_voices(case.decoder, len(code), engine=engine, precision=precision)
+    log_p = voices.score(told.float(), code).double()
+    apart, nll, probability = (log_p - expected).abs(), _nll(expected, code), log_p.exp().transpose(1, 2)
+    golden = [(probability[:, when] - theirs).abs().max().item() for when, theirs in case.golden]
+    bench.found(
+        section="parity", model=case.model, engine=engine, precision=precision, max_abs=apart.max().item(),
+        mean_abs=apart.mean().item(), to_plain=(apart.mean() / (usual_p - expected).abs().mean()).item(),
+        nll_change=(_nll(log_p, code) - nll) / nll, **({"to_magenta": max(golden)} if golden else {}),
+    )  # fmt: skip
 
 
 def check_voices(bench: Bench) -> None:
@@ -221,7 +300,7 @@ def time_generation(bench: Bench) -> None:
 
 def time_parts(bench: Bench) -> None:
     """What a step of the kernel `cuda` takes to exchange without products, and to multiply without waiting."""
-    precisions = [precision for engine, precision in bench.engines if engine == "cuda"][:1]
+    precisions = [precision for engine, precision in bench.engines if engine == "cuda"]
     if not precisions:
         return
     decoder, cuda = bench.decoder(), importlib.import_module("wavenet_ae.sampler.cuda")  # needs more than the rest
@@ -263,39 +342,38 @@ def time_training(bench: Bench) -> None:
 
 
 SECTIONS = (
-    measure_bounds, check_parity, time_baselines, time_generation, time_parts, time_training, check_voices,
+    measure_bounds, check_parity, time_baselines, time_generation, time_training, check_voices, time_parts,
     time_compiled,
 )  # fmt: skip
 
 
 def main() -> None:
-    """Every section that was asked for, the record, the summary."""
+    """Every section that was asked for, and the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for which the figures mean nothing")
-    parser.add_argument("--minutes", type=float, default=7.0, help="after which no further section begins")
+    parser.add_argument("--minutes", type=float, default=7.0, help="after which it ends, whatever hangs")
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=ENGINES, help="left out otherwise")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
     parser.add_argument("--only", nargs="+", choices=[section.__name__ for section in SECTIONS])
     parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the record")
     parser.add_argument("--no-record", action="store_true", help="print only")
     asked = parser.parse_args()
-    bench = Bench(asked.device, asked.tiny, asked.minutes, asked.engine, asked.precision)
-    is_gpu = bench.device.type == "cuda"
-    name = torch.cuda.get_device_name(bench.device) if is_gpu else record.cpu_model()
+    sections = [each for each in SECTIONS if not asked.only or each.__name__ in (*asked.only, "measure_bounds")]
+    bench = Bench(asked, [section.__name__ for section in sections])
     torch.backends.cudnn.allow_tf32 = False  # plain torch, to be compared with, is to compute in the format it says
-    for section in SECTIONS:
-        if asked.only and section.__name__ not in (*asked.only, "measure_bounds"):
-            continue
-        print(f"\n{section.__name__}: {section.__doc__}")
-        with bench.guard(section=section.__name__):
-            section(bench)
-    if not asked.no_record:
-        settings = {key: str(value) for key, value in vars(asked).items()}
-        machine = {"gpu": name if is_gpu else None, "cuda": torch.version.cuda, **bench.rates}
-        print(record.write("gpu", bench.rows, machine, settings, hardware=name, folder=asked.out))
-    print(f"\n{name}: samples a second of all voices; bound and fraction of the lower of bytes and operations")
+    with record.deadline(60 * asked.minutes, bench.give_up):
+        for section in sections:
+            print(f"\n{section.__name__}: {section.__doc__}")
+            with bench.guard(section=section.__name__):
+                section(bench)
+                bench.missing.remove(section.__name__)
+            bench.keep()
+    print(f"\n{bench.path or 'no record'}")
+    print(f"\n{bench.name}: samples a second of all voices; bound and fraction of the lower of bytes and operations")
     record.show(bench.rows, {key: form for key, form in COLUMNS.items() if any(key in row for row in bench.rows)})
+    if failed := sum("failed" in row for row in bench.rows):
+        sys.exit(f"rows that failed: {failed}")
 
 
 def _open(decoder: Decoder, voices: int, engine: str, precision: str) -> sampler.Voices:

@@ -1,5 +1,7 @@
 """The one harness: repeat, time, print a table, and write a record that says what was measured and where."""
 
+import faulthandler
+import functools
 import json
 import os
 import platform
@@ -7,8 +9,10 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,14 +53,17 @@ def write(
     *,
     hardware: str | None = None,
     folder: Path = RESULTS,
+    path: Path | None = None,
+    missing: Sequence[str] = (),
 ) -> Path:
     """Write <folder>/<theme>_<hardware>_<date>.json, a number added if there is one already, and return its path.
 
-    The hardware is the processor and how many of its cores may be used, if nothing else is named.
+    The hardware is the processor and how many of its cores may be used, if nothing else is named. With `path`
+    that record is replaced in one step: a run that is killed leaves a whole one. `missing` is what it does not hold.
     """
     named = re.sub(r"[^a-z0-9]+", "-", (hardware or cpu_model()).lower()).strip("-")
     named += "" if hardware else f"-{cores()}-cores"
-    record = {
+    record: dict[str, object] = {
         "theme": theme,
         "date": date.today().isoformat(),
         "commit": _git("describe", "--always", "--dirty") or "unknown",
@@ -64,13 +71,38 @@ def write(
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"cpu": cpu_model(), "cores": cores(), "load_average_at_the_end": list(os.getloadavg()), **machine},
         "settings": settings,
+        **({"missing": list(missing)} if missing else {}),
         "rows": list(rows),
     }
     folder.mkdir(parents=True, exist_ok=True)
     names = (f"{theme}_{named}_{record['date']}{mark}.json" for mark in ("", *(f"_{n}" for n in range(2, 100))))
-    path = next(folder / name for name in names if not (folder / name).exists())
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    path = path or next(folder / name for name in names if not (folder / name).exists())
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(path)
     return path
+
+
+@contextmanager
+def deadline(seconds: float, give_up: Callable[[], None]) -> Iterator[None]:
+    """End the process with status 1 when the time is up, whatever hangs in here; `give_up` is called before."""
+
+    def end() -> None:
+        try:
+            give_up()
+        finally:
+            sys.stdout.flush()
+            os._exit(1)  # nothing else ends a thread that waits for a device
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    faulthandler.dump_traceback_later(1.05 * seconds, exit=True)  # should what hangs let no other thread run
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        timer.cancel()
 
 
 def cores() -> int:
@@ -110,6 +142,7 @@ def _version(name: str) -> str:
         return "absent"
 
 
+@functools.cache  # of when the run began, and asked once, however often it is written
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
     return done.stdout.strip()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -14,24 +15,52 @@ from wavenet_ae.sampler.cuda import compiling
 
 HERE = Path(__file__).parent / "cuda_on_cpu"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
+MOST_TURNS = 20_000_000  # of all fibers in a launch: twice as many as any here takes, some ten seconds
+PATIENCE = {"MOST_TRIES": 4096}
 OPTIONS = ["-std=c++17", "-Og", "-w", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE"]
 
 
 class Fibers:
-    """A machine of so many blocks; every launch follows a schedule of its own, by the seed."""
+    """A machine of so many blocks; every launch follows a schedule of its own, by the seed.
 
-    def __init__(self, blocks=3, shared=100_000, seed=0, edit=None):
+    The kernel may be compiled with `changed` constants and an `edit` of its source.
+    """
+
+    def __init__(self, blocks=3, shared=100_000, *, seed=0, edit=None, changed=None, most_turns=MOST_TURNS):
         self.device, self.blocks, self.shared = torch.device("cpu"), blocks, shared
-        self.seed, self.edit = seed, edit
+        self.seed, self.edit, self.changed, self.most_turns = seed, edit, changed or {}, most_turns
 
     def load(self, plan):
-        library = build(tuple(sorted((plan.constants | {"MOST_TRIES": 20_000}).items())), self.edit)
+        library = build(tuple(sorted((plan.constants | PATIENCE | self.changed).items())), self.edit)
 
         def launch(call):
             self.seed += 1
-            assert library.run(call, plan.blocks, plan.shared_bytes, self.seed), "fibers were left behind"
+            most = ctypes.c_long(self.most_turns)
+            assert library.run(call, plan.blocks, plan.shared_bytes, self.seed, most), "fibers were left behind"
 
         return launch
+
+
+class Found(NamedTuple):
+    """What the kernel says of a layer and a sample."""
+
+    window: int  # samples that are remembered together
+    until_due: int  # 0: its window is full
+    slot: int  # of the sums of past taps, of all layers
+    box: int  # of the layer's mail
+    turn: int
+
+
+def finder(plan, edit=None):
+    """A function of layer and sample, out of the kernel's source."""
+    library = build(tuple(sorted(plan.constants.items())), edit)
+
+    def find(layer, t):
+        found = (ctypes.c_int * len(Found._fields))()
+        library.find(layer, ctypes.c_longlong(t), found)
+        return Found(*found)
+
+    return find
 
 
 @functools.cache

@@ -225,30 +225,51 @@ def test_the_kernels_are_the_plain_steps():
     assert done.stdout == "equal\n", done.stderr
 
 
-ADDRESSES = {  # of the published sizes, weights in 16 bits
-    "_gate": ({"width": 512, "past": 2}, "GATE", {"told"}),
-    "_spread": ({"width": 512, "columns": 768}, "STEP", {"bias", "total"}),
-    "_recall": ({"width": 512, "past": 2, "steps": 8}, "CHUNK", {"told", "ahead"}),
-}
+PRODUCTS = {80: "mma.sync.aligned.m16n8k16", 90: "wgmma.mma_async", 100: "tcgen05.mma"}  # by capability
+SHARED = 101_376  # bytes that a block may have on any GPU since Ampere
+INTEGERS = dict.fromkeys(("batch", "reach", "x_stride", "bias_stride"), "i32") | {"slots": "*i64", "code": "*i64"}
+DOUBLES = dict.fromkeys(("uniform", "temperature"), "*fp64")
+COMPILED = {  # at the published sizes: the kernel, its constants, its tile, the addresses of float32 (None: all)
+    "gate": ("_gate", {"width": 512, "past": 2}, "GATE", {"told"}),
+    "spread": ("_spread", {"width": 512, "columns": 768}, "STEP", {"bias", "total"}),
+    "recall": ("_recall", {"width": 512, "past": 2, "steps": 8}, "CHUNK", {"told", "ahead"}),
+    "gate of a far layer in fp32": ("_gate", {"width": 512, "past": 0}, "GATE", None),
+    "last spread in fp32": ("_spread", {"width": 512, "columns": 768, "following": None}, "STEP", None),
+    "recall in fp32": ("_recall", {"width": 512, "past": 2, "steps": 8}, "CHUNK_FP32", None),
+    "opening": (
+        "_opening", {"width": 512, "skip": 256, "lags": 10}, "STEP", {"heard", "weight", "bias", "told", "spread"},
+    ),
+    "dense": ("_dense", {"inputs": 256, "columns": 256}, "STEP", None),
+    "draw": ("_draw", {"GREEDY": False, "CODES": 256}, None, None),
+    "greedy draw": ("_draw", {"GREEDY": True, "CODES": 256}, None, None),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("capability", "product"), [(80, "mma.sync.aligned.m16n8k16"), (90, "wgmma.mma_async")])
-@pytest.mark.parametrize("name", ADDRESSES)
-def test_a_kernel_compiles_to_tensor_core_products_and_spills_nothing(tmp_path, monkeypatch, name, capability, product):
+@pytest.mark.parametrize("capability", PRODUCTS)
+@pytest.mark.parametrize("case", COMPILED)
+def test_a_kernel_compiles_to_tensor_core_products_in_16_bits_and_spills_nothing(
+    tmp_path, monkeypatch, case, capability
+):
     triton = pytest.importorskip("triton", reason="the kernels are Triton's")
+    if capability == 100 and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
+        pytest.skip("this Triton is older than the capability")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     fused, compiler = (importlib.import_module(m) for m in ("wavenet_ae.sampler.batched.fused", "triton.compiler"))
-    sizes, tile, sums = ADDRESSES[name]
-    tile = dict(getattr(fused, tile))
-    options = {key: tile.pop(key) for key in ("num_warps", "num_stages")}
-    kernel, constants = getattr(fused, name), sizes | tile
-    types = {"batch": "i32", "reach": "i32", "slots": "*i64"} | dict.fromkeys(sums, "*fp32")
+    name, sizes, tile, singles = COMPILED[case]
+    kernel, tile = getattr(fused, name), dict(getattr(fused, tile)) if tile else {}
+    options = {key: tile.pop(key) for key in ("num_warps", "num_stages") if key in tile}
+    constants = {key: value for key, value in (sizes | tile).items() if key in kernel.arg_names}
+    types = dict.fromkeys(kernel.arg_names if singles is None else singles, "*fp32") | INTEGERS | DOUBLES
     signature = {key: "constexpr" if key in constants else types.get(key, "*bf16") for key in kernel.arg_names}
     aligned = {(at,): [["tt.divisibility", 16]] for at, key in enumerate(signature) if key not in constants}
     source = compiler.ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
     target = importlib.import_module("triton.backends.compiler").GPUTarget("cuda", capability, 32)
     compiled = triton.compile(source, target=target, options=options)
-    assert product in compiled.asm["ptx"]
+    if case in ("gate", "spread", "recall"):
+        assert PRODUCTS[capability] in compiled.asm["ptx"]
+    else:
+        assert not re.search(r"\b(mma|wgmma|tcgen05)\b", compiled.asm["ptx"]), "float32 is never rounded for a product"
+    assert compiled.metadata.shared <= SHARED
     (tmp_path / "cubin").write_bytes(compiled.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     used = subprocess.run([tool, "-res-usage", tmp_path / "cubin"], capture_output=True, text=True, check=True).stdout
@@ -257,18 +278,73 @@ def test_a_kernel_compiles_to_tensor_core_products_and_spills_nothing(tmp_path, 
 
 BARE = """
     import sys
-    for absent in ("hydra", "omegaconf", "soundfile", "librosa", "numba", "llvmlite", "safetensors", "tensorboard"):
+    for absent in (
+        "hydra", "omegaconf", "soundfile", "librosa", "soxr", "numba", "llvmlite", "safetensors", "tensorboard",
+        "scipy", "torchaudio", "sklearn", "mido", "tqdm",
+    ):
         sys.modules[absent] = None
     from benchmarks.gpu import main
     main()
 """
 
 
-def test_the_gpu_benchmark_runs_to_its_end_on_a_bare_machine(tmp_path):
-    asked = ["--device", "cpu", "--tiny", "--out", str(tmp_path)]
-    command = [sys.executable, "-c", textwrap.dedent(BARE), *asked]
+def benchmarked(script, folder, *more):
+    """How the GPU's benchmark ended on the CPU, and its one record."""
+    asked = ["--device", "cpu", "--tiny", "--out", str(folder), *more]
+    command = [sys.executable, "-c", textwrap.dedent(script), *asked]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    [path] = folder.iterdir()
+    assert re.fullmatch(r"gpu_.*\.json", path.name)
+    return done, json.loads(path.read_text())
+
+
+def test_the_gpu_benchmark_runs_to_its_end_on_a_bare_machine(tmp_path):
+    done, record = benchmarked(BARE, tmp_path)
     assert done.returncode == 0, done.stderr
-    [record] = [json.loads(path.read_text()) for path in tmp_path.glob("gpu_*.json")]
     assert {row["section"] for row in record["rows"]} == SECTIONS
     assert not [row for row in record["rows"] if "failed" in row]
+    assert "missing" not in record
+    assert "parity of magenta: it needs the package numba" in record["settings"]["left_out"]
+
+
+def test_the_gpu_benchmark_compares_every_engine_with_magenta_too(tmp_path):
+    script = "from benchmarks.gpu import main; main()"
+    done, record = benchmarked(script, tmp_path, "--only", "check_parity")
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in record["rows"] if row.get("model") == "magenta"]
+    compared = [("batched", "fp16"), ("batched", "bf16"), ("batched", "fp32"), ("cached", "fp32")]
+    assert [(row["engine"], row["precision"]) for row in rows] == compared
+    assert [row["to_magenta"] <= 2e-5 for row in rows] == [False, False, True, True]
+
+
+HANGING = """
+    import ctypes, time
+    from benchmarks import gpu
+
+    def time_training(bench):
+        bench.found(section="training", engine="quick")
+        with bench.guard(section="training", engine="slow"):
+            {hang}
+
+    gpu.SECTIONS = (gpu.measure_bounds, time_training, gpu.check_voices)
+    gpu.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("hang", "said", "row"),
+    [
+        ("time.sleep(60)", "the time was up before time_training, check_voices came to an end", ["slow"]),
+        ("ctypes.PyDLL(None).sleep(60)", "Timeout (0:00:09", []),  # no other thread may run
+        ("raise RuntimeError", "rows that failed: 1", ["slow"]),
+    ],
+    ids=["hangs", "holds Python's lock", "fails"],
+)
+def test_what_hangs_or_fails_in_the_gpu_benchmark_loses_nothing_else(tmp_path, hang, said, row):
+    done, record = benchmarked(HANGING.format(hang=hang), tmp_path, "--minutes", "0.15")
+    assert done.returncode == 1, done.stderr
+    assert said in done.stderr
+    rows = [row for row in record["rows"] if row["section"] in ("bounds", "training")]
+    assert [row["engine"] for row in rows] == ["read", "bf16 products", "quick", *row]
+    assert ["failed" in row for row in rows] == [False, False, False, *(True for _ in row)]
+    assert record.get("missing", []) == ([] if "raise" in hang else ["time_training", "check_voices"])

@@ -3,9 +3,11 @@
 import itertools
 import math
 
+import fibers
 import numpy as np
 import pytest
 import torch
+from fibers import COMPILER
 
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import weights
@@ -104,21 +106,56 @@ def test_int8_rows_keep_their_scales(tiny):
     assert np.abs(current - folded.current[1]).max() <= both / 254 * 1.001
 
 
-@pytest.mark.parametrize(("taps", "most"), list(itertools.product([1, 2, 3, 4], [1, 2, 8])))
-def test_past_taps_are_summed_once_and_in_time(taps, most):
-    """The kernel's ring of sums, as `look_back` fills it: slots, windows and order against the plain convolution."""
-    numbers = np.random.default_rng(0)
-    for gap in (1, 2, 4, 16):
-        span, room, samples = min(most, gap), (taps - 1) * gap, 100
-        x, tap_weights = numbers.standard_normal(samples), numbers.standard_normal(taps)
-        ring = np.zeros(max(room, 1))
-        for t in range(samples):
-            past = sum(tap_weights[k] * x[t - k * gap] for k in range(1, taps) if t >= k * gap)
-            assert taps == 1 or abs(ring[t % room] - past) <= 1e-12
-            if taps > 1 and (t + 1) % span == 0:
-                for s, tap in itertools.product(range(t + 1 - span, t + 1), range(1, taps)):
-                    slot, product = (s + tap * gap) % room, tap_weights[tap] * x[s]
-                    ring[slot] = product if tap == taps - 1 else ring[slot] + product
+def remembered(find, plan, layer, samples):
+    """What a layer's ring of sums adds at every sample, filled as the kernel's `remember` does; and what it should."""
+    numbers, gap = np.random.default_rng(layer), 2 ** (layer % plan.stages)
+    x, tap_weights, ring = numbers.standard_normal(samples), numbers.standard_normal(plan.taps), np.zeros(plan.ahead)
+    actual, expected = np.zeros((2, samples))
+    for t in range(samples):
+        expected[t] = sum(tap_weights[k] * x[t - k * gap] for k in range(1, plan.taps) if t >= k * gap)
+        actual[t] = ring[find(layer, t).slot]
+        if find(layer, t).until_due == 0:
+            window = range(t + 1 - find(layer, t).window, t + 1)
+            for s, tap in itertools.product(window, range(1, plan.taps)):
+                slot, product = find(layer, s + tap * gap).slot, tap_weights[tap] * x[s] if s >= 0 else 0
+                ring[slot] = product if tap == plan.taps - 1 else ring[slot] + product
+    return actual, expected
+
+
+SPANS = [(2, 1), (3, 1), (3, 8), (4, 2)]  # taps; voices, which decide how many samples a window has
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (g++ or clang++)")
+@pytest.mark.parametrize(("taps", "voices"), SPANS)
+def test_past_taps_are_summed_once_and_in_time(tiny, taps, voices):
+    """The kernel's own windows, slots and boxes, at the published gaps, which take too long on fibers."""
+    decoder = tiny(torch.float32, layers=30, stages=10, kernel_size=taps)
+    plan = layout.plan(decoder, voices, precision="fp32", blocks=1, shared=10**6)
+    find = fibers.finder(plan)
+    for layer in (1, 2, 3, 6, 9, 10, 29):
+        actual, expected = remembered(find, plan, layer, samples=2**11)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
+    gaps = {layer: 2 ** (layer % plan.stages) for layer in range(1, plan.layers)}
+    slots = [{find(layer, t).slot for t in range((taps - 1) * gap)} for layer, gap in gaps.items()]
+    assert sum(map(len, slots)) == len(set.union(*slots)) == plan.ahead, "no two layers share a slot"
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (g++ or clang++)")
+@pytest.mark.parametrize("voices", [1, 3, 8])
+def test_boxes_keep_a_window_until_it_is_remembered(tiny, voices):
+    """While a block remembers a window, others may tell the sample after it."""
+    decoder = tiny(torch.float32, layers=30, stages=10)
+    plan = layout.plan(decoder, voices, precision="fp32", blocks=1, shared=10**6)
+    find = fibers.finder(plan)
+    for t in range(64):
+        for layer in (1, 2, 3, 9):
+            needed = range(t + 1 - find(layer, t).window, t + 2)
+            assert len({find(layer, s).box for s in needed}) == len(needed)
+        again = next(s for s in range(t + 1, t + 1000) if find(1, s).box == find(1, t).box)
+        assert find(1, again).turn != find(1, t).turn, "old words would be taken for new ones"
+    due = [sum(find(layer, t).until_due == 0 for layer in range(1, plan.layers)) for t in range(64)]
+    even = sum(1 / find(layer, 0).window for layer in range(1, plan.layers))
+    assert max(due) <= even + 3, "layers take turns: their windows are not all full at once"
 
 
 def test_the_published_decoder_on_an_h200():

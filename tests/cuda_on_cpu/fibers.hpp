@@ -1,6 +1,8 @@
 // A CUDA grid on one CPU thread. Every CUDA thread is a fiber; barriers, shuffles, mails and waits hand over to another
-// fiber, picked at random from a seed, and a mail arrives some time after it was sent, in any order. Runs repeat exactly;
-// a missing barrier shows as wrong numbers, a lost flag as a launch that gives up. It models neither time nor caches.
+// fiber, picked at random from a seed, and a mail arrives some time after it was sent, in any order. Most of the time
+// some lanes of one warp are held back: they run only when nothing else can, so whoever fails to wait for them runs far
+// ahead. Runs repeat exactly; a missing barrier shows as wrong numbers, a lost flag as a launch that gives up. It models
+// neither time nor caches.
 #pragma once
 #include <csetjmp>
 #include <cmath>
@@ -27,7 +29,7 @@ struct Fiber {
   jmp_buf point;
   std::unique_ptr<char[]> stack;
   int block, thread;
-  bool begun = false, done = false;
+  bool begun = false, done = false, held = false;
 };
 struct Meeting {  // of so many fibers; what they voted and brought is there until the next one ends
   std::vector<Fiber*> waiting;
@@ -37,16 +39,16 @@ struct Meeting {  // of so many fibers; what they voted and brought is there unt
 struct Block {
   Meeting all, some[4];  // of all threads, and by the number of a barrier
   std::vector<Meeting> warps;
-  std::map<int*, std::vector<std::pair<int, Fiber*>>> waiting;  // for a number to be announced
   std::vector<unsigned char> shared;
 };
 inline std::vector<Fiber> fibers;
 inline std::vector<Block> blocks;
-inline std::vector<Fiber*> runnable;
-inline std::map<const void*, std::vector<Fiber*>> patient_ones;  // run again when one of the words they look at arrives
+inline std::vector<Fiber*> runnable, held_back;  // who could go on, and who could and may not
+inline std::map<const void*, std::vector<Fiber*>> patient_ones;  // run again when something new is where they look
 inline std::map<unsigned*, std::vector<unsigned>> under_way;  // in order, for each address
 inline Fiber* now;
 inline int threads;  // of a block
+inline bool is_anybody_held;
 inline jmp_buf scheduler;
 inline std::mt19937 dice;
 inline std::function<void()> body;
@@ -54,11 +56,12 @@ inline std::function<void()> body;
 __attribute__((noinline)) inline void hand_over() {
   if (!_setjmp(now->point)) _longjmp(scheduler, 1);
 }
+inline void make_ready(Fiber* one) { (one->held ? held_back : runnable).push_back(one); }
 inline void wake(std::vector<Fiber*>& those) {
-  runnable.insert(runnable.end(), those.begin(), those.end());
+  for (Fiber* one : those) make_ready(one);
   those.clear();
 }
-inline void yield() { runnable.push_back(now); hand_over(); }
+inline void yield() { make_ready(now); hand_over(); }
 inline void come(Meeting& meeting, int of, bool waits) {
   if (waits) meeting.waiting.push_back(now);
   if (++meeting.came == of) {
@@ -124,20 +127,13 @@ template <typename Four> Four load_four(const unsigned* from) { return {{from[0]
 inline void store_relaxed(unsigned* to, unsigned word) { under_way[to].push_back(word); yield(); }
 inline void announce(int* place, int number) {
   *place = number;
-  auto& waiting = blocks[now->block].waiting[place];
-  for (size_t n = waiting.size(); n--;)
-    if (waiting[n].first <= number) runnable.push_back(waiting[n].second), waiting.erase(waiting.begin() + n);
+  wake(patient_ones[place]);
   yield();
 }
-inline void await(int* place, int number) {
-  if (*place >= number) return;
-  blocks[now->block].waiting[place].push_back({number, now});
-  hand_over();
-}
-
+inline int announced(const int* place) { return *place; }
 inline void hint(int* place, int number) { announce(place, number); }
-inline void await_hint(int* place, int number) { await(place, number); }
-inline void pause() {}
+inline int hinted(const int* place) { return *place; }
+inline void pause(unsigned) {}
 inline void bring_near(const void*) {}
 inline float power_of_two(float x) { return exp2f(x); }
 inline float divide(float x, float by) { return x / by; }
@@ -203,14 +199,31 @@ inline void deliver() {
 }
 inline void enter() { body(); now->done = true; hand_over(); }
 
-// Run `kernel` as grid x threads fibers. False if some are still there when nothing can go on.
-inline bool launch(int grid, int block_threads, int shared, unsigned seed, std::function<void()> kernel) {
+// Hold back some lanes of one warp, or nobody; the next choice is made after so many turns of theirs, or of anybody. Half
+// a warp shows what its other half does not wait for.
+inline long hold_back() {
+  const unsigned kind = dice() % 4, warp = dice() % (fibers.size() / 32), lanes = dice();
+  std::vector<Fiber*> ready;
+  ready.swap(runnable);
+  ready.insert(ready.end(), held_back.begin(), held_back.end());
+  held_back.clear();
+  for (size_t i = 0; i < fibers.size(); ++i)
+    fibers[i].held = kind > 0 && i / 32 == warp && (kind > 1 || lanes >> i % 32 & 1);
+  is_anybody_held = kind > 0;
+  wake(ready);
+  return is_anybody_held ? 1 << dice() % 12 : 1 << 14;
+}
+
+// Run `kernel` as grid x threads fibers. False if nothing can go on and some are still there, or after too many turns.
+inline bool launch(
+    int grid, int block_threads, int shared, unsigned seed, long most_turns, std::function<void()> kernel) {
   threads = block_threads;
   dice.seed(seed);
   body = std::move(kernel);
   blocks.assign(grid, {});
   for (auto& block : blocks) block.warps.resize(threads / 32), block.shared.assign(shared, 0xff);  // NaN
-  fibers.clear(), fibers.resize(grid * threads), runnable.clear(), patient_ones.clear(), under_way.clear();
+  fibers.clear(), fibers.resize(grid * threads), runnable.clear(), held_back.clear();
+  patient_ones.clear(), under_way.clear();
   for (int i = 0; i < grid * threads; ++i) {
     Fiber& fiber = fibers[i];
     fiber.block = i / threads, fiber.thread = i % threads, fiber.stack.reset(new char[32768]);
@@ -220,18 +233,19 @@ inline bool launch(int grid, int block_threads, int shared, unsigned seed, std::
     runnable.push_back(&fiber);
   }
   volatile int left = grid * threads;
-  long picked = 0, starved = 0;
+  volatile long turns = 0, until_change = 0;
   while (left) {
+    if (turns++ == most_turns) return false;
+    if (until_change <= 0) until_change = hold_back();
     if (!under_way.empty() && (runnable.empty() || dice() % 4 == 0)) deliver();
-    if (runnable.empty())  // nothing will come: time passes
-      for (auto& [mail, those] : patient_ones) wake(those);
-    if (runnable.empty()) return false;
-    if (picked++ % 16384 == 0) starved = dice() % (grid * threads / 32);  // one warp falls far behind, as warps may
-    unsigned long one = dice() % runnable.size();
-    for (int n = 0; n < 4 && (runnable[one] - fibers.data()) / 32 == starved; ++n) one = dice() % runnable.size();
-    std::swap(runnable[one], runnable.back());
-    now = runnable.back();
-    runnable.pop_back();
+    if (runnable.empty() && !under_way.empty()) continue;  // mail first
+    if (runnable.empty() && held_back.empty())  // nothing will come: time passes
+      for (auto& [place, those] : patient_ones) wake(those);
+    auto& ready = runnable.empty() ? held_back : runnable;
+    if (ready.empty()) return false;
+    std::swap(ready[dice() % ready.size()], ready.back());
+    now = ready.back();
+    ready.pop_back();
     threadIdx = {now->thread}, blockIdx = {now->block};
     if (!_setjmp(scheduler)) {
       if (now->begun) _longjmp(now->point, 1);
@@ -239,6 +253,7 @@ inline bool launch(int grid, int block_threads, int shared, unsigned seed, std::
       setcontext(&now->begin);
     }
     left -= now->done;
+    until_change -= now->held || !is_anybody_held;
   }
   while (!under_way.empty()) deliver();
   return true;

@@ -320,7 +320,7 @@ __device__ void step_of_hearers(const Here& here, Weights& weights, Adder& adder
     listen(here, weights, step, t, patience);
     if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, (int)(t - call.clock) * LAYERS + step);
     const int barrier = 2 + step % 2, next = step < LAYERS ? step + 1 : 1;  // a hearer may be a step ahead, but not two
-    if (adds || !WAITS) // who does not wait for words, waits here
+    if (adds || !WAITS || !patience.is_left)  // one who does not wait for words would arrive again before all have met
       meet(barrier, HEARERS);
     else
       arrive(barrier, HEARERS);
@@ -447,10 +447,9 @@ __device__ void remember_all(const Here& here) {
       turn = turn ? turn - 1 : REMEMBERING - 1;
       if (!is_mine) continue;
       if (threadIdx.x % 32 == 0) await_hint(here.heard_of, (int)sample * LAYERS + layer + 1, patience);  // lest it crowd the mail
-      __syncwarp();
+      if (__any_sync(~0u, !patience.is_left)) return;
       remember(here, layer, t, patience);
       __syncwarp();
-      if (__any_sync(~0u, !patience.is_left)) return;
       if (threadIdx.x % 32 == 0) announce(here.done + layer, (int)sample + 1);
     }
 }
