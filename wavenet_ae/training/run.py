@@ -7,6 +7,10 @@ states/                 all that resuming needs, the last two
 model.safetensors       the averaged weights, a native checkpoint
 sounds/                 validation notes, original and reconstructed
 projector/              where validation notes lie among each other, with projector_config.pbtxt for TensorBoard
+
+A state is one file, whatever the number of processes, rather than a folder of each one's shares (as
+torch.distributed.checkpoint writes): it is there whole or not at all, one digest proves it, and any number of
+processes goes on from it. The first process needs memory for all of it, 1 GB for the published model.
 """
 
 import contextlib

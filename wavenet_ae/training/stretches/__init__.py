@@ -3,7 +3,8 @@
 A layer in torch reads and writes all of a crop some twenty times on its way forth and back, and waits for
 memory most of that time. Here a core takes a stretch of 96 samples through all of a block, from its taps to its
 skip output, while its numbers stay in the nearest caches; nothing is copied to lay taps side by side.
-What a block's gradient needs is kept: its input, its gates' halves, and what they let through.
+What a block's gradient needs is kept: in the decoder its input, its gates' halves and what they let through, in the
+encoder what its two ReLUs let through.
 
 The model is what models/wavenet.py says, and the only one that says what is right: these are its `through`, fast.
 Every thread adds up gradients of all weights apart, so that wide models are left to torch.
