@@ -111,6 +111,15 @@ def test_the_engine_is_chosen_for_the_job_not_for_a_device_s_share_of_it(tiny, s
                 assert max(voices for voices, _ in opened) <= batch
 
 
+def test_what_was_chosen_for_a_piece_of_work_is_not_chosen_again(tiny, sounds, monkeypatch):
+    chosen = Sampling(batch=3, devices=("cpu",)).check(tiny())
+    assert (chosen.engine, chosen.precision, chosen.batch) == ("cpu", "fp32", 3)
+    monkeypatch.setattr(sampler, "choose", lambda *_, **__: 1 / 0)
+    assert len(list(render(tiny(), sounds, chosen))) == len(sounds)
+    with pytest.raises(ZeroDivisionError):
+        list(render(tiny(), sounds, Sampling(batch=3)))
+
+
 def test_a_device_that_fails_ends_the_rest_and_so_does_a_listener_who_leaves(tiny, sounds, monkeypatch):
     settings = Sampling(engine="cached", batch=1, devices=("cpu", "cpu"))
     before = set(threading.enumerate())

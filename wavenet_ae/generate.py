@@ -81,7 +81,7 @@ class Studio:
     def __init__(self, wish: Wish):
         self.wish = wish
         self.model = same_model(wish.checkpoint, wish.fingerprint, wish.device)
-        wish.sampling.check(self.model.decoder)
+        self.sampling = wish.sampling.check(self.model.decoder)
 
     def sounds(self, paths: Iterable[Path], places: Mapping[Path, Path]) -> tuple[dict[Path, Sound], dict[Path, str]]:
         """What is to be heard of each file, and the reasons of those that give no sound."""
@@ -102,7 +102,7 @@ class Studio:
     ) -> None:
         """Generate sounds side by side and write each as soon as it is done."""
         paths = list(sounds)
-        for index, wave in render(self.model.decoder, list(sounds.values()), self.wish.sampling, progress):
+        for index, wave in render(self.model.decoder, list(sounds.values()), self.sampling, progress):
             path = paths[index]
             comment = provenance.comment(self.wish.made, path.name)
             audio.write(places[path], wave, comment=comment, subtype=self.wish.subtype)

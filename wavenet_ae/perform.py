@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
     given = [cfg.inputs] if isinstance(cfg.inputs, str | int) else list(cfg.inputs)
     groups = _groups([str(path) for path in given], bool(cfg.morph), str(cfg.out))
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
-    sampling.check(model.decoder)
+    sampling = sampling.check(model.decoder)
     fingerprint = checkpoint.fingerprint(model)
     how = provenance.made_with(model, fingerprint, sampling)
     names = (" > " if cfg.morph else " ").join(Path(str(path)).name for path in given)

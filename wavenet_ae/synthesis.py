@@ -71,23 +71,30 @@ class Sampling:
             raise ValueError(f"batch is {self.batch} and threads {self.threads}: expected at least 1 of each")
         spectra.check_griffin_lim(self.iterations, self.momentum)
 
-    def check(self, decoder: nn.Module) -> None:
-        """Refuse before long work what cannot run here.
+    def check(self, decoder: nn.Module) -> "Sampling":
+        """Refuse before long work what cannot run here; what is chosen is for all of the work.
 
         Raises:
             ValueError: the engine cannot run this decoder.
         """
-        if isinstance(decoder, wavenet.Decoder):
-            self.settled(decoder).open(decoder, 1)
+        if not isinstance(decoder, wavenet.Decoder):
+            return self
+        chosen = self.settled(decoder)
+        if chosen is self or chosen.engine not in sampler.CARRIES:  # which was tried to be chosen
+            chosen.open(decoder, 1)
+        return chosen
 
     def settled(self, decoder: wavenet.Decoder) -> "Sampling":
         """With the engine and the precision chosen for `batch` voices on one device, whatever there is to be made.
 
-        So a sound does not depend on how many others there are, nor on how many devices share them.
+        So a sound does not depend on how many others there are, nor on how many devices share them. Where nothing is
+        left to choose nothing is tried, so that the sounds of one piece of work after another need it once.
 
         Raises:
             ValueError: there is none that can run this decoder here.
         """
+        if "auto" not in (self.engine, self.precision) and self.batch <= sampler.CARRIES.get(self.engine, self.batch):
+            return self
         there = copy.deepcopy(decoder).to(self.devices[0]) if self.devices else decoder
         engine, precision, voices = sampler.choose(there, self.batch, engine=self.engine, precision=self.precision)
         return replace(self, engine=engine, precision=precision, batch=voices)

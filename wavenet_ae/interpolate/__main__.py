@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
     print("".join(f"{line}\n" for line in said), end="")
     sampling = Sampling(**{name: cfg[name] for name in SAMPLING}, devices=devices_named(cfg.devices))
     model = audio_model(cfg.checkpoint).to(device_named(cfg.device))
-    sampling.check(model.decoder)
+    sampling = sampling.check(model.decoder)
     fingerprint = checkpoint.fingerprint(model)
     sounds = _encoded({path for chord in chords.values() for path in chord}, model, fingerprint)
     jobs = _jobs(chords, sounds, shape, embeddings.silence(model).cpu(), out)

@@ -91,20 +91,18 @@ def open_voices(
         ValueError: there is no such engine or precision, or it cannot run here; the message says why. Or no voices.
     """
     reasons: dict[str, str] = {}
-    for name, stored in _candidates(decoder, batch, engine, precision):
+    for name, stored in _possible(decoder, batch, engine, precision, reasons):
         most = CARRIES.get(name, batch)
-        reason = unavailable(name, decoder, stored)
         if most < batch:
-            reason = reason or f"it has at most {most} voices, and {batch} were asked for"
-        if reason is None:
-            try:
-                return _module(name).Voices(decoder, batch, precision=stored, threads=threads)
-            except (DoesNotFit, RuntimeError) as error:
-                if engine != "auto":
-                    raise
-                reason = str(error)
-                log.warning("engine %r, the fastest, is left out here: %s", name, error)
-        reasons.setdefault(name, reason)
+            reasons.setdefault(name, f"it has at most {most} voices, and {batch} were asked for")
+            continue
+        try:
+            return _module(name).Voices(decoder, batch, precision=stored, threads=threads)
+        except (DoesNotFit, RuntimeError) as error:
+            if engine != "auto":
+                raise
+            reasons.setdefault(name, str(error))
+            log.warning("engine %r, the fastest, is left out here: %s", name, error)
     raise ValueError(_none(engine, reasons))
 
 
@@ -117,19 +115,18 @@ def choose(decoder: Decoder, voices: int, *, engine: str = "auto", precision: st
         ValueError: as `open_voices`.
     """
     reasons: dict[str, str] = {}
-    for name, stored in _candidates(decoder, voices, engine, precision):
-        reason, at_once = unavailable(name, decoder, stored), min(voices, CARRIES.get(name, voices))
-        if reason is None and name in CARRIES:
-            try:
+    for name, stored in _possible(decoder, voices, engine, precision, reasons):
+        at_once = min(voices, CARRIES.get(name, voices))
+        try:
+            if name in CARRIES:
                 embedding = decoder.start.weight.new_zeros(at_once, decoder.embedding_dims, 1)
                 opened = _module(name).Voices(decoder, at_once, precision=stored, threads=None)
                 opened.generate(embedding, torch.zeros(at_once, decoder.hop, dtype=torch.float64))
-            except (DoesNotFit, RuntimeError) as error:
-                reason = str(error)
-                log.warning("engine %r is left out here: %s", name, error)
-        if reason is None:
-            return Choice(name, stored, at_once)
-        reasons.setdefault(name, reason)
+        except (DoesNotFit, RuntimeError) as error:
+            reasons.setdefault(name, str(error))
+            log.warning("engine %r is left out here: %s", name, error)
+            continue
+        return Choice(name, stored, at_once)
     raise ValueError(_none(engine, reasons))
 
 
@@ -232,6 +229,18 @@ def _check_embedding(embedding: Tensor) -> None:
             f"an embedding of shape {list(embedding.shape)}, {int((~embedding.isfinite()).sum())} of its numbers not "
             "finite: expected [batch, dims, frames] of at least one frame, all finite"
         )
+
+
+def _possible(
+    decoder: Decoder, voices: int, engine: str, precision: str, reasons: dict[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Engines and precisions that can run here, in their order; why others cannot is noted in `reasons`."""
+    for name, stored in _candidates(decoder, voices, engine, precision):
+        reason = unavailable(name, decoder, stored)
+        if reason is None:
+            yield name, stored
+        else:
+            reasons.setdefault(name, reason)
 
 
 def _candidates(decoder: Decoder, voices: int, engine: str, precision: str) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from wavenet_ae.training.stretches.stretch import (
     copy,
     jit,
     outer,
+    placed,
     shared,
     through,
     weigh,
@@ -59,8 +60,7 @@ def _forth(w, block, x, condition, opened, gated, said, sizes, part):
     before = x[block * layer * width : (block + 1) * layer * width]
     first, beyond, each = shared(sizes, part)
     for n in range(first, beyond):
-        crop, start = n // each, n % each * LENGTH
-        rows = min(start + LENGTH, time) - start
+        crop, start, rows = placed(n, each, time)
         here = crop * time + start
         at = block * layer + here
         sums = opened[at * gates : (at + rows) * gates]
@@ -90,8 +90,7 @@ def _back(w, block, x, opened, gated, said_grad, grad, gates_grad, total, sizes,
     z_grad = np.empty(LENGTH * width, np.float32)
     first, beyond, each = shared(sizes, part)
     for n in range(first, beyond):
-        crop, start = n // each, n % each * LENGTH
-        rows = min(start + LENGTH, time) - start
+        crop, start, rows = placed(n, each, time)
         here = crop * time + start
         at, mine = block * layer + here, part * blocks + block
         z_grad[:] = 0
@@ -121,9 +120,9 @@ def _input_back(w, block, gates_grad, grad, sizes, part):
     """Add to the gradient of a block's input what its sums tell it."""
     first, beyond, each = shared(sizes, part)
     for n in range(first, beyond):
-        crop, start = n // each, n % each * LENGTH
+        crop, start, rows = placed(n, each, sizes.time)
         to = (crop * sizes.time + start) * sizes.width
-        convolve_back(w, block, gates_grad, crop, start, min(start + LENGTH, sizes.time), sizes, grad, to)
+        convolve_back(w, block, gates_grad, crop, start, start + rows, sizes, grad, to)
 
 
 def _compile(sources: int) -> tuple[Any, Any]:

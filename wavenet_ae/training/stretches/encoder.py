@@ -18,6 +18,7 @@ from wavenet_ae.training.stretches.stretch import (
     copy,
     jit,
     outer,
+    placed,
     shared,
     through,
     weigh,
@@ -50,8 +51,7 @@ def _forth(w, block, bias, x, heard, opened, sizes, part):
     before = heard[block * layer : (block + 1) * layer]
     first, beyond, each = shared(sizes, part)
     for n in range(first, beyond):
-        crop, start = n // each, n % each * LENGTH
-        rows = min(start + LENGTH, time) - start
+        crop, start, rows = placed(n, each, time)
         here = (crop * time + start) * width
         at = block * layer + here
         sums = opened[at : at + rows * width]
@@ -77,8 +77,7 @@ def _back(w, block, heard, opened, grad, sums_grad, total, sizes, part):
     told = np.empty(LENGTH * width, np.float32)
     first, beyond, each = shared(sizes, part)
     for n in range(first, beyond):
-        crop, start = n // each, n % each * LENGTH
-        rows = min(start + LENGTH, time) - start
+        crop, start, rows = placed(n, each, time)
         here = (crop * time + start) * width
         at = block * layer + here
         told[:] = 0
@@ -100,11 +99,10 @@ def _input_back(w, block, heard, sums_grad, grad, sizes, part):
     told = np.empty(LENGTH * width, np.float32)
     first, beyond, each = shared(sizes, part)
     for n in range(first, beyond):
-        crop, start = n // each, n % each * LENGTH
-        stop = min(start + LENGTH, sizes.time)
-        here, count = (crop * sizes.time + start) * width, (stop - start) * width
+        crop, start, rows = placed(n, each, sizes.time)
+        here, count = (crop * sizes.time + start) * width, rows * width
         told[:] = 0
-        convolve_back(w, block, sums_grad, crop, start, stop, sizes, told, 0)
+        convolve_back(w, block, sums_grad, crop, start, start + rows, sizes, told, 0)
         at = block * layer + here
         _add_where(grad[here : here + count], told[:count], heard[at : at + count])
 

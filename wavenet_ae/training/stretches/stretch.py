@@ -86,6 +86,14 @@ def shared(sizes, part):
 
 @jit
 @no_type_check
+def placed(n, each, time):
+    """The crop of a stretch, its first sample there, and how many it has."""
+    start = n % each * LENGTH
+    return n // each, start, min(LENGTH, time - start)
+
+
+@jit
+@no_type_check
 def copy(to, x):
     """Put one row in the place of another."""
     for n in range(to.size):
