@@ -1,4 +1,4 @@
-"""A stand-in for a GPU: the kernel's own source, compiled for this CPU, on fibers (see cuda_on_cpu/fibers.hpp)."""
+"""A stand-in for a GPU: a kernel's own source, compiled for this CPU, on fibers (see cuda_on_cpu/fibers.hpp)."""
 
 import atexit
 import ctypes
@@ -31,14 +31,18 @@ class Fibers:
         self.seed, self.edit, self.changed, self.most_turns = seed, edit, changed or {}, most_turns
 
     def load(self, plan):
-        library = build(tuple(sorted((plan.constants | PATIENCE | self.changed).items())), self.edit)
+        library = build(plan.kernel, tuple(sorted((plan.constants | PATIENCE | self.changed).items())), self.edit)
 
         def launch(call):
             self.seed += 1
-            most = ctypes.c_long(self.most_turns)
-            assert library.run(call, plan.blocks, plan.shared_bytes, self.seed, most), "fibers were left behind"
+            sizes = plan.grid, plan.cluster or 1, plan.shared_bytes
+            done = library.run(call, *sizes, self.seed, ctypes.c_long(self.most_turns))
+            assert done, "fibers were left behind, or did what a GPU does not forgive"
 
         return launch
+
+    def together(self, plan):
+        return self.blocks // plan.cluster
 
 
 class Found(NamedTuple):
@@ -53,7 +57,7 @@ class Found(NamedTuple):
 
 def finder(plan, edit=None):
     """A function of layer and sample, out of the kernel's source."""
-    library = build(tuple(sorted(plan.constants.items())), edit)
+    library = build(plan.kernel, tuple(sorted(plan.constants.items())), edit)
 
     def find(layer, t):
         found = (ctypes.c_int * len(Found._fields))()
@@ -64,9 +68,9 @@ def finder(plan, edit=None):
 
 
 @functools.cache
-def build(constants, edit=None):
-    """The kernel for some sizes as a shared library; `edit` is (file, what stands there, what to put instead)."""
-    texts = compiling.sources()
+def build(kernel, constants, edit=None):
+    """A kernel for some sizes as a shared library; `edit` is (file, what stands there, what to put instead)."""
+    texts = compiling.sources(kernel)
     if edit:
         name, old, new = edit
         assert old in texts[name], f"{name} no longer says {old!r}"
@@ -75,7 +79,7 @@ def build(constants, edit=None):
     folder = Path(tempfile.mkdtemp(dir=harness()))
     for name, text in (texts | {"constants.h": "".join(defines)}).items():
         (folder / name).write_text(text)
-    run(*OPTIONS, "-shared", f"-I{folder}", str(harness() / "run.cpp"), "-o", str(folder / "kernel.so"))
+    run(*OPTIONS, "-shared", f'-DKERNEL="{kernel}"', f"-I{folder}", str(harness() / "run.cpp"), "-o", str(folder / "kernel.so"))
     return ctypes.CDLL(str(folder / "kernel.so"))
 
 

@@ -22,13 +22,13 @@
 
 struct Dim { int x; };
 struct alignas(16) float4 { float x, y, z, w; };
-inline Dim threadIdx, blockIdx;
+inline Dim threadIdx, blockIdx, gridDim;
 
 struct Fiber {
   ucontext_t begin;
   jmp_buf point;
   std::unique_ptr<char[]> stack;
-  int block, thread;
+  int block, thread, arrived = -1;  // at its cluster's meeting, and has not waited
   bool begun = false, done = false, held = false;
 };
 struct Meeting {  // of so many fibers; what they voted and brought is there until the next one ends
@@ -41,6 +41,15 @@ struct Block {
   std::vector<Meeting> warps;
   std::vector<unsigned char> shared;
 };
+struct Cluster {  // of blocks; what its threads wrote, others see at random, or when all have met
+  std::vector<Fiber*> waiting;
+  std::vector<std::function<void()>> unpublished;
+  int came = 0, turn = 0, there = 0;
+};
+inline std::vector<Cluster> clusters;
+inline std::vector<std::function<void()>> letters;  // to the shared memory of some block, on their way
+inline int cluster_size;
+inline bool is_wrong;  // what a GPU would not forgive
 inline std::vector<Fiber> fibers;
 inline std::vector<Block> blocks;
 inline std::vector<Fiber*> runnable, held_back;  // who could go on, and who could and may not
@@ -188,16 +197,98 @@ template <typename Four> void multiply_floats(
   cut(upper, mine.upper), cut(lower, mine.lower), cut(inputs, mine.inputs);
   multiply_all(sums, mine, 2);
 }
+// Barriers that count bytes, letters to other blocks, and meetings of a cluster.
+struct alignas(8) Barrier { int bytes; short due; unsigned char arrivals, turn; };
+inline void settle(Barrier* barrier) {
+  if (barrier->due || barrier->bytes) return;
+  barrier->due = barrier->arrivals, barrier->turn ^= 1;
+  wake(patient_ones[barrier]);
+}
+inline void begin(Barrier* barrier, int arrivals) { *barrier = {0, (short)arrivals, (unsigned char)arrivals, 0}; }
+inline void expect(Barrier* barrier, int bytes) {
+  barrier->bytes += bytes, --barrier->due;
+  settle(barrier);
+  yield();
+}
+inline void arrive(Barrier* barrier) { expect(barrier, 0); }
+inline bool is_over(Barrier* barrier, int turn) { return barrier->turn != turn; }
+template <typename T> void send(void* place, const T& what, Barrier* barrier, int peer) {
+  const int to = now->block / cluster_size * cluster_size + peer;
+  auto there = [=](void* mine) { return blocks[to].shared.data() + ((unsigned char*)mine - blocks[now->block].shared.data()); };
+  letters.push_back([to, at = there(place), what, counted = (Barrier*)there(barrier)] {
+    bool is_there = false;
+    for (int n = 0; n < threads; ++n) is_there |= !fibers[to * threads + n].done;
+    is_wrong |= !is_there;
+    std::memcpy(at, &what, sizeof what);
+    counted->bytes -= sizeof what;
+    settle(counted);
+  });
+  yield();
+}
+template <typename T> void copy_in(T* to, const T* from, int bytes, Barrier* barrier) {  // in two parts, in any order
+  const int first = bytes / 32 * 16;
+  for (int from_byte : {0, first})
+    letters.push_back([=, size = from_byte ? bytes - first : first] {
+      std::memcpy((char*)to + from_byte, (const char*)from + from_byte, size);
+      barrier->bytes -= size;
+      settle(barrier);
+    });
+  yield();
+}
+inline void meet_cluster(Cluster& cluster) {
+  if (cluster.came < cluster.there) return;
+  for (auto& write : cluster.unpublished) write();
+  cluster.unpublished.clear();
+  cluster.came = 0, ++cluster.turn;
+  wake(cluster.waiting);
+}
+inline Cluster& cluster_of(const Fiber& one) { return clusters[one.block / cluster_size]; }
+inline void publish_barriers() {}
+inline void cluster_arrive() {
+  Cluster& cluster = cluster_of(*now);
+  is_wrong |= now->arrived >= 0;
+  now->arrived = cluster.turn;
+  ++cluster.came;
+  meet_cluster(cluster);
+  yield();
+}
+inline void cluster_wait() {
+  Cluster& cluster = cluster_of(*now);
+  is_wrong |= now->arrived < 0;
+  if (cluster.turn == now->arrived) cluster.waiting.push_back(now), hand_over();
+  now->arrived = -1;
+}
+template <typename T> void write_through(T* to, const T& what) {
+  cluster_of(*now).unpublished.push_back([=] { *to = what; });
+  yield();
+}
+inline void read_through(unsigned (&two)[2], const unsigned* from) { two[0] = from[0], two[1] = from[1]; }
+template <int> void keep_registers() {}
+template <int> void take_registers() {}
 inline unsigned peek(const unsigned* word) { return *(volatile const unsigned*)word; }
 
+inline void deliver_letter() {
+  std::swap(letters[dice() % letters.size()], letters.back());
+  auto one = std::move(letters.back());
+  letters.pop_back();
+  one();
+}
 inline void deliver() {
+  if (!letters.empty()) return deliver_letter();
   auto one = std::next(under_way.begin(), dice() % under_way.size());
   *one->first = one->second.front();
   one->second.erase(one->second.begin());
   wake(patient_ones[(const void*)((size_t)one->first & ~(size_t)15)]);
   if (one->second.empty()) under_way.erase(one);
 }
-inline void enter() { body(); now->done = true; hand_over(); }
+inline void enter() {
+  body();
+  now->done = true;
+  is_wrong |= now->arrived >= 0;
+  --cluster_of(*now).there;
+  meet_cluster(cluster_of(*now));
+  hand_over();
+}
 
 // Hold back some lanes of one warp, or nobody; the next choice is made after so many turns of theirs, or of anybody. Half
 // a warp shows what its other half does not wait for.
@@ -214,16 +305,19 @@ inline long hold_back() {
   return is_anybody_held ? 1 << dice() % 12 : 1 << 14;
 }
 
-// Run `kernel` as grid x threads fibers. False if nothing can go on and some are still there, or after too many turns.
+// Run `kernel` as grid x threads fibers, in clusters of `size` blocks. False if nothing can go on and some are still there,
+// after too many turns, or if they did what may not be done.
 inline bool launch(
-    int grid, int block_threads, int shared, unsigned seed, long most_turns, std::function<void()> kernel) {
-  threads = block_threads;
+    int grid, int block_threads, int size, int shared, unsigned seed, long most_turns, std::function<void()> kernel) {
+  threads = block_threads, cluster_size = size, is_wrong = false, gridDim = {grid};
   dice.seed(seed);
   body = std::move(kernel);
   blocks.assign(grid, {});
   for (auto& block : blocks) block.warps.resize(threads / 32), block.shared.assign(shared, 0xff);  // NaN
   fibers.clear(), fibers.resize(grid * threads), runnable.clear(), held_back.clear();
-  patient_ones.clear(), under_way.clear();
+  patient_ones.clear(), under_way.clear(), letters.clear();
+  clusters.assign(grid / size, {});
+  for (auto& one : clusters) one.there = size * threads;
   for (int i = 0; i < grid * threads; ++i) {
     Fiber& fiber = fibers[i];
     fiber.block = i / threads, fiber.thread = i % threads, fiber.stack.reset(new char[32768]);
@@ -237,8 +331,14 @@ inline bool launch(
   while (left) {
     if (turns++ == most_turns) return false;
     if (until_change <= 0) until_change = hold_back();
-    if (!under_way.empty() && (runnable.empty() || dice() % 4 == 0)) deliver();
-    if (runnable.empty() && !under_way.empty()) continue;  // mail first
+    const bool is_mail = !under_way.empty() || !letters.empty();
+    if (is_mail && (runnable.empty() || dice() % 4 == 0)) deliver();
+    if (runnable.empty() && is_mail) continue;  // mail first
+    if (auto& some = clusters[dice() % clusters.size()].unpublished; !some.empty() && dice() % 64 == 0) {
+      std::swap(some[dice() % some.size()], some.back());
+      some.back()();
+      some.pop_back();
+    }
     if (runnable.empty() && held_back.empty())  // nothing will come: time passes
       for (auto& [place, those] : patient_ones) wake(those);
     auto& ready = runnable.empty() ? held_back : runnable;
@@ -255,6 +355,6 @@ inline bool launch(
     left -= now->done;
     until_change -= now->held || !is_anybody_held;
   }
-  while (!under_way.empty()) deliver();
-  return true;
+  while (!under_way.empty() || !letters.empty()) deliver();
+  return !is_wrong;
 }

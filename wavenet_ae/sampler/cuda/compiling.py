@@ -12,7 +12,6 @@ from wavenet_ae import files
 log = logging.getLogger(__name__)
 
 KERNELS = Path(__file__).parents[1] / "kernels"
-MAIN = "voices.cu"
 OPTIONS = (
     "--std=c++17",
     "--fmad=false",  # a product and a sum become one instruction where the source says so, in every variant alike
@@ -27,9 +26,9 @@ class Compiled(NamedTuple):
     report: str  # the assembler's: registers, stack, spills
 
 
-def sources() -> dict[str, str]:
-    """The files the kernel is made of, by name."""
-    return {path.name: path.read_text() for path in sorted(KERNELS.glob("*.cu*"))}
+def sources(kernel: str) -> dict[str, str]:
+    """The files a kernel is made of, by name, its own first."""
+    return {path.name: path.read_text() for path in [KERNELS / kernel, *sorted(KERNELS.glob("*.cuh"))]}
 
 
 def unavailable() -> str | None:
@@ -43,13 +42,15 @@ def unavailable() -> str | None:
     return None
 
 
-def compiled(constants: Mapping[str, int], architecture: str, texts: Mapping[str, str] | None = None) -> Compiled:
-    """The kernel for an architecture such as sm_90a, from the cache if it was compiled before.
+def compiled(
+    kernel: str, constants: Mapping[str, int], architecture: str, texts: Mapping[str, str] | None = None
+) -> Compiled:
+    """One of the kernels, by its file, for an architecture such as sm_90a, from the cache if it was compiled before.
 
     Raises:
         RuntimeError: NVRTC refused it; the message holds its log.
     """
-    texts = texts or sources()
+    texts = texts or sources(kernel)
     options = [f"--gpu-architecture={architecture}", *OPTIONS, *(f"-D{name}={n}" for name, n in constants.items())]
     kept = cache() / f"{_key(texts, options)}.cubin"
     try:
@@ -75,21 +76,17 @@ def cache() -> Path:
 def _key(texts: Mapping[str, str], options: list[str]) -> str:
     from cuda.bindings import nvrtc
 
-    everything = repr((sorted(texts.items()), options, _checked(nvrtc.nvrtcVersion())))
+    everything = repr((list(texts.items()), options, _checked(nvrtc.nvrtcVersion())))
     return hashlib.sha256(everything.encode()).hexdigest()[:32]
 
 
 def _compile(texts: Mapping[str, str], options: list[str]) -> Compiled:
     from cuda.bindings import nvrtc
 
-    names = [name for name in texts if name != MAIN]
-    headers = [texts[name].encode() for name in names]
+    (kernel, main), *others = texts.items()
+    names, headers = [name.encode() for name, _ in others], [text.encode() for _, text in others]
     encoded = [option.encode() for option in options]
-    program = _checked(
-        nvrtc.nvrtcCreateProgram(
-            texts[MAIN].encode(), MAIN.encode(), len(names), headers, [name.encode() for name in names]
-        )
-    )
+    program = _checked(nvrtc.nvrtcCreateProgram(main.encode(), kernel.encode(), len(names), headers, names))
     try:
         (error,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
         said = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))

@@ -146,6 +146,14 @@ class Plan(NamedTuple):
             "resident": (self.resident, self.slab, 4),
         }
 
+    kernel = "voices.cu"
+    cluster = 0  # blocks reach each other through the GPU's memory
+
+    @property
+    def grid(self) -> int:
+        """Blocks of a launch."""
+        return self.blocks
+
     @property
     def threads(self) -> int:
         """Threads of a block."""

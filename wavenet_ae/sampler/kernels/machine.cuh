@@ -1,6 +1,7 @@
 // What the kernel needs of the machine under it. Tests run the kernel on a CPU and give their own of all this.
 #pragma once
 
+struct alignas(8) Two { unsigned at[2]; };
 struct alignas(16) Quad { unsigned at[4]; };  // words told, or 16 bytes of weights
 struct Sums { float at[4]; };                 // a lane's part of a tile of 16 rows by 8 columns
 

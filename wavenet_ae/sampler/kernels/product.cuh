@@ -6,6 +6,7 @@
 __device__ constexpr int round_up_to_power(int n) { int p = 1; while (p < n) p *= 2; return p; }
 __device__ constexpr int divide_up(int n, int by) { return (n + by - 1) / by; }
 constexpr int GROUP = 16;                           // inputs of a tile
+constexpr float MOST_HALF = HALF ? 65504.f : 3.3e38f;
 constexpr int A_QUAD = 4 / BYTES;                   // groups of which a quad of weights holds a lane's four of a row
 
 // A lane's four weights of one row and group, out of the quad that holds them.
@@ -49,18 +50,6 @@ __device__ __forceinline__ void add_product(Sums& sums, const Row& upper, const 
     multiply_floats(sums, low[0], low[1], high[2]);
     multiply_floats(sums, high[0], high[1], low[2]);
     multiply_floats(sums, high[0], high[1], high[2]);
-  }
-}
-
-// A channel's inputs x and outputs z out of what was told of four channels, `planes` quads of it.
-__device__ __forceinline__ void part(const Quad* planes, Row& x, Row& z) {
-  if (PAIRED) {
-    const unsigned(&w)[4] = planes[0].at;
-    z.word[0] = __byte_perm(w[0], w[1], 0x5410) & 0xfffefffeu, z.word[1] = __byte_perm(w[2], w[3], 0x5410) & 0xfffefffeu;
-    x.word[0] = __byte_perm(w[0], w[1], 0x7632), x.word[1] = __byte_perm(w[2], w[3], 0x7632);
-  } else {
-#pragma unroll
-    for (int n = 0; n < 4; ++n) x.word[n] = planes[0].at[n] & ~1u, z.word[n] = planes[PLANES - 1].at[n] & ~1u;
   }
 }
 

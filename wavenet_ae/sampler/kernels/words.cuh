@@ -2,11 +2,11 @@
 // turn has the number; there is no other flag, no barrier between blocks and no atomic. A place is told something else
 // only after everybody has heard what was there, so one bit is enough.
 #pragma once
-#include "machine.cuh"
+#include "patience.cuh"
+#include "product.cuh"
 
 constexpr bool PAIRED = BYTES < 4;        // input and output of a channel in one word, 16 bits each
 constexpr int PLANES = PAIRED ? 1 : 2;    // words of a channel
-constexpr float MOST_HALF = HALF ? 65504.f : 3.3e38f;
 
 __device__ __forceinline__ void tell(unsigned* to, float value, unsigned turn) {
   store_relaxed(to, bits(value) & ~1u | turn);
@@ -23,32 +23,17 @@ __device__ __forceinline__ void tell_channel(unsigned* to, int plane, float x, f
   }
 }
 
-// How long a warp, or a lane, has waited. One that has waited too long, or sees that another has, says so and waits no
-// more: its block leaves at the end of the sample.
-struct Patience {
-  unsigned* lost;
-  unsigned tries = 0;
-  bool is_left = true;
-
-  __device__ __forceinline__ explicit Patience(unsigned* lost) : lost(lost) {}
-  __device__ __forceinline__ bool goes_on() {
-    if (++tries % 1024 == 0 && __any_sync(~0u, tries >= MOST_TRIES || peek(lost))) {
-      *lost = 1;
-      is_left = false;
-    }
-    return is_left;
+// A channel's inputs x and outputs z out of what was told of four channels, `planes` quads of it.
+__device__ __forceinline__ void part(const Quad* planes, Row& x, Row& z) {
+  if (PAIRED) {
+    const unsigned(&w)[4] = planes[0].at;
+    z.word[0] = __byte_perm(w[0], w[1], 0x5410) & 0xfffefffeu, z.word[1] = __byte_perm(w[2], w[3], 0x5410) & 0xfffefffeu;
+    x.word[0] = __byte_perm(w[0], w[1], 0x7632), x.word[1] = __byte_perm(w[2], w[3], 0x7632);
+  } else {
+#pragma unroll
+    for (int n = 0; n < 4; ++n) x.word[n] = planes[0].at[n] & ~1u, z.word[n] = planes[PLANES - 1].at[n] & ~1u;
   }
-  // The same by a lane alone, whose warp need not wait with it. Shared memory is looked at faster than other blocks' words
-  // come: who has looked often, looks less often.
-  __device__ __forceinline__ bool goes_on_alone() {
-    if (++tries % 1024 == 0 && (tries >= MOST_TRIES || peek(lost))) {
-      *lost = 1;
-      is_left = false;
-    }
-    if (tries > 1024) pause(tries / 64 < 1000 ? tries / 64 : 1000);
-    return is_left;
-  }
-};
+}
 
 // Until some warp of the block has announced a number, or hinted at it.
 __device__ __forceinline__ void await(const int* place, int number, Patience& patience) {

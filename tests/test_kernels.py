@@ -1,4 +1,4 @@
-"""The GPU kernel's own source, run without a GPU on fibers: the reference's codes under any schedule."""
+"""The GPU kernels' own source, run without a GPU on fibers: the reference's codes under any schedule."""
 
 import copy
 import struct
@@ -10,7 +10,8 @@ import torch
 from fibers import COMPILER, Fibers
 
 from wavenet_ae import magenta, sampler
-from wavenet_ae.sampler import cuda
+from wavenet_ae.sampler import clusters, cuda
+from wavenet_ae.sampler.cuda import compiling, staying
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (g++ or clang++)")
 
@@ -25,15 +26,25 @@ MACHINES = [  # sizes, voices, blocks: enough to have idle rows, blocks of one c
 ]
 
 
-FEW = {"hearing": 2, "remembering": 1}  # warps: a fiber for each of their threads
+ENGINES = {"cuda": cuda, "clusters": clusters}
+FEW = {  # warps: a fiber for each of their threads
+    "cuda": {"hearing": 2, "remembering": 1},
+    "clusters": {"kparts": 2, "mparts": 1, "size": 2},
+}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return request.param
 
 
 def single(tiny, **sizes):
     return tiny(torch.float32, **sizes)
 
 
-def voices_on(machine, decoder, voices, precision="fp32", **changed):
-    return cuda.Voices(decoder, voices, machine=machine, precision=precision, changed=FEW | changed)
+def voices_on(engine, machine, decoder, voices, precision="fp32", **changed):
+    sizes = FEW[engine] | changed
+    return ENGINES[engine].Voices(decoder, voices, machine=machine, precision=precision, changed=sizes)
 
 
 def inputs(decoder, voices, frames=4):
@@ -42,10 +53,10 @@ def inputs(decoder, voices, frames=4):
     return embedding, torch.rand(voices, frames * decoder.hop, dtype=torch.float64)
 
 
-def scored(decoder, machine, voices=2, frames=3, **settings):
+def scored(engine, decoder, machine, voices=2, frames=3, **settings):
     embedding, _ = inputs(decoder, voices, frames)
     code = torch.randint(256, (voices, frames * decoder.hop))
-    return voices_on(machine, decoder, voices, **settings).score(embedding, code), (embedding, code)
+    return voices_on(engine, machine, decoder, voices, **settings).score(embedding, code), (embedding, code)
 
 
 def reference_score(decoder, embedding, code):
@@ -53,64 +64,101 @@ def reference_score(decoder, embedding, code):
 
 
 @pytest.mark.parametrize(("sizes", "voices", "blocks"), MACHINES, ids=str)
-def test_the_kernel_is_the_reference(tiny, sizes, voices, blocks):
+def test_the_kernel_is_the_reference(engine, tiny, sizes, voices, blocks):
     decoder = single(tiny, **sizes)
     embedding, uniform = inputs(decoder, voices)
     expected = sampler.open_voices(decoder, voices, engine="cached").generate(embedding, uniform, 0.9, 0.97)
-    opened = voices_on(Fibers(blocks), decoder, voices)
+    opened = voices_on(engine, Fibers(blocks), decoder, voices)
     assert torch.equal(opened.generate(embedding, uniform, 0.9, 0.97), expected)
     assert expected.unique().numel() > 12, "all codes alike: this test would prove nothing"
-    score = voices_on(Fibers(blocks, seed=99), decoder, voices).score(embedding, expected)
+    score = voices_on(engine, Fibers(blocks, seed=99), decoder, voices).score(embedding, expected)
     assert (score - reference_score(decoder, embedding, expected)).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_schedule_any_grid_and_any_number_of_voices_give_the_same_numbers(tiny, seed):
+def test_any_schedule_any_grid_and_any_number_of_voices_give_the_same_numbers(engine, tiny, seed):
     decoder = single(tiny, **ODD)
-    expected, (embedding, code) = scored(decoder, Fibers(3))
-    assert torch.equal(scored(decoder, Fibers(3, seed=1000 * seed))[0], expected)
+    expected, (embedding, code) = scored(engine, decoder, Fibers(3))
+    assert torch.equal(scored(engine, decoder, Fibers(3, seed=1000 * seed))[0], expected)
     if seed == 0:
-        assert torch.equal(scored(decoder, Fibers(5))[0], expected)
+        assert torch.equal(scored(engine, decoder, Fibers(5))[0], expected)
         for precision in ("fp32", "fp16", "int8"):
-            together = voices_on(Fibers(3), decoder, 2, precision).score(embedding, code)
-            alone = voices_on(Fibers(5), decoder, 1, precision).score(embedding[1:], code[1:])
+            together = voices_on(engine, Fibers(3), decoder, 2, precision).score(embedding, code)
+            alone = voices_on(engine, Fibers(5), decoder, 1, precision).score(embedding[1:], code[1:])
             assert torch.equal(alone, together[1:])
-        whole = voices_on(Fibers(3), decoder, 2).plan
-        opened = voices_on(Fibers(3, shared=whole.shared_bytes - 1), decoder, 2)
-        assert 0 < opened.plan.resident < opened.plan.layers, "some weights are read from global memory"
-        assert torch.equal(opened.score(embedding, code), expected)
+
+
+def test_weights_that_stay_in_shared_memory_are_those_that_do_not(tiny):
+    decoder = single(tiny, **ODD)
+    expected, (embedding, code) = scored("cuda", decoder, Fibers(3))
+    whole = voices_on("cuda", Fibers(3), decoder, 2).plan
+    opened = voices_on("cuda", Fibers(3, shared=whole.shared_bytes - 1), decoder, 2)
+    assert 0 < opened.plan.resident < opened.plan.layers, "some weights are read from global memory"
+    assert torch.equal(opened.score(embedding, code), expected)
+
+
+CHOIRS = [  # sizes, voices, blocks, warps and pieces: many and few of everything
+    (ODD, 5, 4, {"size": 4, "mparts": 2}),
+    (ODD, 9, 2, {"pieces": 1}),
+    (ODD, 3, 1, {"size": 1}),
+    ({"width": 70, "kernel_size": 4}, 2, 8, {"size": 8, "kparts": 4}),
+    ({"hop": 6}, 2, 2, {}),  # windows of two samples
+]
+
+
+@pytest.mark.parametrize(("sizes", "voices", "blocks", "changed"), CHOIRS, ids=str)
+def test_choirs_of_any_size_are_the_reference(tiny, sizes, voices, blocks, changed):
+    decoder = single(tiny, **sizes)
+    score, told = scored("clusters", decoder, Fibers(blocks), voices, **changed)
+    assert (score - reference_score(decoder, *told)).abs().max() <= 1e-4
+
+
+def test_voices_are_dealt_to_the_choirs_that_fit_beside_each_other(tiny):
+    decoder = single(tiny, **ODD)
+    expected, (embedding, code) = scored("clusters", decoder, Fibers(2), voices=5)
+
+    class Crowded(Fibers):
+        def together(self, plan):
+            return 2
+
+    opened = voices_on("clusters", Crowded(8), decoder, 5)
+    assert (opened.plan.choirs, opened.plan.voices) == (2, 3), "and not four choirs, of which two would wait"
+    assert torch.equal(opened.score(embedding, code), expected)
+    Crowded.together = lambda *_: 0
+    with pytest.raises(sampler.DoesNotFit, match="2 blocks of .* cannot reach into each other's here"):
+        voices_on("clusters", Crowded(8), decoder, 5)
 
 
 WIDE = {"width": 150, "layers": 4, "hop": 4}  # ten groups of channels: five a warp
 
 
-def test_groups_of_channels_are_added_up_alike_for_any_number_of_voices(tiny):
+def test_groups_of_channels_are_added_up_alike_for_any_number_of_voices(engine, tiny):
     decoder = single(tiny, **WIDE)
     embedding, _ = inputs(decoder, 8, 2)
     code = torch.randint(256, (8, 2 * decoder.hop))
-    expected = voices_on(Fibers(2), decoder, 8, "fp16").score(embedding, code)
+    expected = voices_on(engine, Fibers(2), decoder, 8, "fp16").score(embedding, code)
     assert (expected - reference_score(decoder, embedding, code)).abs().max() <= 0.02
     for voices in (1, 2, 3, 4):
-        few = voices_on(Fibers(3), decoder, voices, "fp16")
+        few = voices_on(engine, Fibers(3), decoder, voices, "fp16")
         assert torch.equal(few.score(embedding[:voices], code[:voices]), expected[:voices])
 
 
-def test_chunks_and_forced_codes_continue_each_other(tiny):
+def test_chunks_and_forced_codes_continue_each_other(engine, tiny):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2, frames=5)
-    once = voices_on(Fibers(3), decoder, 2).generate(embedding, uniform)
-    voices = voices_on(Fibers(3, seed=5), decoder, 2)
+    once = voices_on(engine, Fibers(3), decoder, 2).generate(embedding, uniform)
+    voices = voices_on(engine, Fibers(3, seed=5), decoder, 2)
     parts = [voices.generate(embedding[:, :, :1], uniform[:, :8])]
     voices.score(embedding[:, :, 1:3], once[:, 8:24])
     parts.append(voices.generate(embedding[:, :, 3:], uniform[:, 24:]))
     assert torch.equal(torch.cat(parts, dim=-1), torch.cat([once[:, :8], once[:, 24:]], dim=-1))
 
 
-def test_a_restarted_voice_is_a_new_one_and_leaves_the_others(tiny):
+def test_a_restarted_voice_is_a_new_one_and_leaves_the_others(engine, tiny):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2, frames=5)
-    expected = voices_on(Fibers(3), decoder, 2).generate(embedding, uniform)
-    voices = voices_on(Fibers(3, seed=5), decoder, 2)
+    expected = voices_on(engine, Fibers(3), decoder, 2).generate(embedding, uniform)
+    voices = voices_on(engine, Fibers(3, seed=5), decoder, 2)
     voices.generate(embedding[:, :, :3], uniform[:, :24])
     voices.restart(1)
     mixed = torch.stack([embedding[0, :, 3:], embedding[1, :, :2]])
@@ -119,17 +167,17 @@ def test_a_restarted_voice_is_a_new_one_and_leaves_the_others(tiny):
 
 
 @pytest.mark.parametrize("settings", [(0.0, 1.0), (0.5, 1.0), (1.3, 0.3)], ids=str)
-def test_the_draw_is_the_draw_of_the_dice(tiny, settings):
+def test_the_draw_is_the_draw_of_the_dice(engine, tiny, settings):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2, frames=2)
     expected = sampler.open_voices(decoder, 2, engine="cached").generate(embedding, uniform, *settings)
-    assert torch.equal(voices_on(Fibers(3), decoder, 2).generate(embedding, uniform, *settings), expected)
+    assert torch.equal(voices_on(engine, Fibers(3), decoder, 2).generate(embedding, uniform, *settings), expected)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_small_weights_err_at_most_twice_as_much_as_plain_torch(tiny, precision):
+def test_small_weights_err_at_most_twice_as_much_as_plain_torch(engine, tiny, precision):
     decoder = single(tiny, **ODD)
-    score, (embedding, code) = scored(decoder, Fibers(3), precision=precision)
+    score, (embedding, code) = scored(engine, decoder, Fibers(3), precision=precision)
     exact = reference_score(decoder, embedding, code)
     error = (score - exact).abs().mean()
     assert error > 3e-5, "nothing was rounded"
@@ -142,27 +190,27 @@ def test_small_weights_err_at_most_twice_as_much_as_plain_torch(tiny, precision)
     assert error <= 2 * (plain - exact).abs().mean()
 
 
-def test_numbers_too_large_for_16_bits_are_the_largest_and_not_infinite(tiny):
+def test_numbers_too_large_for_16_bits_are_the_largest_and_not_infinite(engine, tiny):
     decoder = single(tiny, **ODD)
     with torch.no_grad():
         decoder.start.weight.mul_(1e6)
         for block in decoder.blocks:
             block.dilated.weight.mul_(1e-6)
-    score, _ = scored(decoder, Fibers(3), precision="fp16")
+    score, _ = scored(engine, decoder, Fibers(3), precision="fp16")
     assert score.isfinite().all()
 
 
-def test_magentas_probabilities():
+def test_magentas_probabilities(engine):
     decoder, golden = magenta.load(GOLDEN / "model.ckpt-200000").decoder, np.load(GOLDEN / "golden.npz")
     decoder.hop = 32  # the beginning of the first frame
     code = torch.from_numpy(golden["quantized"][:1, :32]).long() + 128
     embedding = torch.from_numpy(golden["encoding"][:1, :1]).transpose(1, 2).contiguous()
-    score = voices_on(Fibers(3), decoder, 1).score(embedding, code)
+    score = voices_on(engine, Fibers(3), decoder, 1).score(embedding, code)
     expected = torch.from_numpy(golden["fast_probabilities"][:1, :32])
     torch.testing.assert_close(score.exp().transpose(1, 2), expected, atol=2e-5, rtol=0)
 
 
-FAULTS = {
+FAULTS_OF_VOICES = {
     "the first hearer does not wait for the others": (
         "voices.cu",
         "meet(barrier, HEARERS)",
@@ -213,14 +261,62 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_kernel_is_seen(tiny, fault):
+FAULTS_OF_CHOIRS = {
+    "sums are read before all warps have written theirs": (
+        "choirs.cu",
+        "multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);\n    meet(1, SINGERS);",
+        "multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);",
+    ),
+    "inputs are not waited for": ("choirs.cu", "ears.hear(here, INPUTS, WIDTH * VOICES * NUMBER);", ""),
+    "outputs are not waited for": ("choirs.cu", "ears.hear(here, OUTPUTS, WIDTH * VOICES * NUMBER);", ""),
+    "too few bytes are waited for": ("choirs.cu", "expect(here.box + box, bytes)", "expect(here.box + box, bytes - 16)"),
+    "the sample before is taken for this one": ("choirs.cu", "turns ^= 1u << box;", ""),
+    "a piece is taken for the one before": ("choirs.cu", "await(here.full + at, round & 1, patience);", ""),
+    "a piece is copied over one that is still needed": (
+        "choirs.cu",
+        "await(here.empty + at, round + 1 & 1, patience);",
+        "await(here.empty + at, 1, patience);",
+    ),
+    "a lane gives back what its warp still needs": (
+        "choirs.cu",
+        "  __device__ __forceinline__ void done() {  // the warp needs the piece no more\n    __syncwarp();",
+        "  __device__ __forceinline__ void done() {",
+    ),
+    "the past is not published": ("choirs.cu", "if (sample) cluster_wait();  // inputs", "if (sample) {}  // inputs"),
+    "the past is published too early": (
+        "choirs.cu",
+        "      begin();\n      spread(0, t);",
+        "      cluster_arrive();\n      begin();\n      spread(0, t);\n#define cluster_arrive()",
+    ),
+    "the past is written while it is read": (
+        "choirs.cu",
+        "      meet(1, SINGERS);  // before anybody writes",
+        "      // before anybody writes",
+    ),
+    "the codes are not waited for": ("choirs.cu", "ears.hear(here, CODE, VOICES * 4);", ""),
+    "the levels are not waited for": ("choirs.cu", "if (meet_and_vote(1, SINGERS, !ears.patience.is_left)) break;", ""),
+    "a block leaves whom another tells": (
+        "choirs.cu",
+        "  cluster_arrive();  // nobody leaves",
+        "  return;  // nobody leaves",
+    ),
+    "a window is one sample too late": ("choirs.cu", "t + sample - tap * gap,", "t + sample + 1 - tap * gap,"),
+    "a layer's ring is another's": ("choirs.cu", "return (TAPS - 1) * begin_of(layer, 30);", "return 0;"),
+    "a layer's window is another's": ("choirs.cu", "return begin_of(layer, WINDOW_EXPONENT);", "return 0;"),
+    "scores go to one block": ("choirs.cu", "here.box + SCORED, voice % SIZE)", "here.box + SCORED, 0)"),
+}
+FAULTS = [("cuda", fault) for fault in FAULTS_OF_VOICES] + [("clusters", fault) for fault in FAULTS_OF_CHOIRS]
+
+
+@pytest.mark.parametrize(("engine", "fault"), FAULTS)
+def test_a_fault_in_the_kernel_is_seen(tiny, engine, fault):
     decoder = single(tiny, **ODD)
-    expected, _ = scored(decoder, Fibers(3), frames=2)
+    expected, _ = scored(engine, decoder, Fibers(3), frames=2)
+    edit = (FAULTS_OF_VOICES | FAULTS_OF_CHOIRS)[fault]
 
     def runs(seed):
         try:
-            score, _ = scored(decoder, Fibers(3, seed=seed, edit=FAULTS[fault]), frames=2)
+            score, _ = scored(engine, decoder, Fibers(3, seed=seed, edit=edit), frames=2)
         except RuntimeError as error:
             assert "waited in vain" in str(error)  # noqa: PT017
             return False
@@ -253,7 +349,7 @@ def test_what_never_comes_is_an_error_and_not_a_hang(tiny, what):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2, frames=2)
     for seed in range(3):
-        voices = voices_on(Fibers(3, seed=1000 * seed, edit=NEVER[what]), decoder, 2)
+        voices = voices_on("cuda", Fibers(3, seed=1000 * seed, edit=NEVER[what]), decoder, 2)
         with pytest.raises(RuntimeError, match="waited in vain for each other near sample 0"):
             voices.generate(embedding, uniform)
     with pytest.raises(RuntimeError, match="broken off inside a launch and cannot go on: open new ones"):
@@ -261,34 +357,36 @@ def test_what_never_comes_is_an_error_and_not_a_hang(tiny, what):
 
 
 @pytest.mark.parametrize("part", ["WAITS", "MULTIPLIES"])
-def test_the_kernel_without_a_part_of_it_runs_to_its_end(tiny, part):
+def test_the_kernel_without_a_part_of_it_runs_to_its_end(engine, tiny, part):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2)
     for seed in range(4):
-        voices = voices_on(Fibers(3, seed=1000 * seed, changed={part: 0}), decoder, 2)
+        voices = voices_on(engine, Fibers(3, seed=1000 * seed, changed={part: 0}), decoder, 2)
         assert voices.generate(embedding, uniform).shape == uniform.shape
 
 
 def test_fibers_that_go_round_in_circles_are_left_behind(tiny):
     with pytest.raises(AssertionError, match="left behind"):
-        scored(single(tiny, **ODD), Fibers(3, most_turns=100_000))
+        scored("cuda", single(tiny, **ODD), Fibers(3, most_turns=100_000))
 
 
 @pytest.mark.parametrize("voices", [0, 9])
 def test_more_voices_than_the_exchange_carries_are_refused(tiny, voices):
     with pytest.raises(ValueError, match=f"{voices} voices: the cuda engine has 1 to 8; engine='batched' has more"):
-        voices_on(Fibers(), single(tiny), voices)
+        voices_on("cuda", Fibers(), single(tiny), voices)
 
 
-def test_the_call_is_the_kernels():
-    fields = (cuda.compiling.KERNELS / "voices.cu").read_text().split("struct Call {")[1].split("};")[0]
+@pytest.mark.parametrize("kernel", ["voices.cu", "choirs.cu"])
+def test_the_call_is_the_kernels(kernel):
+    fields = (compiling.KERNELS / kernel).read_text().split("struct Call {")[1].split("};")[0]
     code = " ".join(line.split("//")[0] for line in fields.splitlines())
     names = [name for part in code.split(";") for name in part.replace("*", " ").split(",") if name.strip()]
-    assert len(names) == len(struct.unpack(cuda.CALL.format, bytes(cuda.CALL.size)))
-    assert cuda.CALL.size == 8 * len(names)
+    assert len(names) == len(struct.unpack(staying.CALL.format, bytes(staying.CALL.size)))
+    assert staying.CALL.size == 8 * len(names)
 
 
-def test_what_cannot_run_says_why(tiny):
-    assert "stores weights in fp32, fp16, bf16, int8, not fp8" in cuda.unavailable(tiny(), "fp8")
-    assert "decoder is float64: use decoder.float()" in cuda.unavailable(tiny(), "fp32")
-    assert torch.cuda.is_available() or "no CUDA device" in cuda.unavailable(single(tiny), "fp32")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_cannot_run_says_why(engine, tiny):
+    assert "stores weights in fp32, fp16, bf16, int8, not fp8" in ENGINES[engine].unavailable(tiny(), "fp8")
+    assert "decoder is float64: use decoder.float()" in ENGINES[engine].unavailable(tiny(), "fp32")
+    assert torch.cuda.is_available() or "no CUDA device" in ENGINES[engine].unavailable(single(tiny), "fp32")
