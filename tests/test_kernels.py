@@ -277,29 +277,13 @@ FAULTS_OF_CHOIRS = {
         "await(here.empty + at, round + 1 & 1, patience);",
         "await(here.empty + at, 1, patience);",
     ),
-    "a lane gives back what its warp still needs": (
-        "choirs.cu",
-        "  __device__ __forceinline__ void done() {  // the warp needs the piece no more\n    __syncwarp();",
-        "  __device__ __forceinline__ void done() {",
-    ),
     "the past is not published": ("choirs.cu", "if (sample) cluster_wait();  // inputs", "if (sample) {}  // inputs"),
     "the past is published too early": (
         "choirs.cu",
         "      begin();\n      spread(0, t);",
         "      cluster_arrive();\n      begin();\n      spread(0, t);\n#define cluster_arrive()",
     ),
-    "the past is written while it is read": (
-        "choirs.cu",
-        "      meet(1, SINGERS);  // before anybody writes",
-        "      // before anybody writes",
-    ),
     "the codes are not waited for": ("choirs.cu", "ears.hear(here, CODE, VOICES * 4);", ""),
-    "the levels are not waited for": ("choirs.cu", "if (meet_and_vote(1, SINGERS, !ears.patience.is_left)) break;", ""),
-    "a block leaves whom another tells": (
-        "choirs.cu",
-        "  cluster_arrive();  // nobody leaves",
-        "  return;  // nobody leaves",
-    ),
     "a window is one sample too late": ("choirs.cu", "t + sample - tap * gap,", "t + sample + 1 - tap * gap,"),
     "a layer's ring is another's": ("choirs.cu", "return (TAPS - 1) * begin_of(layer, 30);", "return 0;"),
     "a layer's window is another's": ("choirs.cu", "return begin_of(layer, WINDOW_EXPONENT);", "return 0;"),
@@ -328,6 +312,16 @@ def test_a_fault_in_the_kernel_is_seen(tiny, engine, fault):
     assert not all(runs(1000 * seed) for seed in range(4))
 
 
+NEVER_IN_CHOIRS = {
+    "a block's numbers": (
+        "choirs.cu",
+        "peer < SIZE; peer += sharing) send(",
+        "peer < SIZE; peer += sharing) if (box != OUTPUTS || here.rank) send(",
+    ),
+    "a code": ("choirs.cu", "if (WAITS && lane < SIZE) send(here.code", "if (lane < SIZE - 1) send(here.code"),
+    "a piece of the tape": ("choirs.cu", "copy_in(here.pieces", "if (at) copy_in(here.pieces"),
+    "room for a piece": ("choirs.cu", "if (threadIdx.x % 32 == 0) arrive(here.empty + at);", ""),
+}
 NEVER = {
     "a number": ("voices.cu", "if (here.first + channel >= WIDTH) return;", "return;"),
     "the end of remembering": ("voices.cu", "announce(here.done + layer, (int)sample + 1)", "announce(here.done, 0)"),
@@ -344,12 +338,14 @@ NEVER = {
 }
 
 
-@pytest.mark.parametrize("what", NEVER)
-def test_what_never_comes_is_an_error_and_not_a_hang(tiny, what):
+@pytest.mark.parametrize(
+    ("engine", "what"), [("cuda", what) for what in NEVER] + [("clusters", what) for what in NEVER_IN_CHOIRS]
+)
+def test_what_never_comes_is_an_error_and_not_a_hang(engine, tiny, what):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2, frames=2)
     for seed in range(3):
-        voices = voices_on("cuda", Fibers(3, seed=1000 * seed, edit=NEVER[what]), decoder, 2)
+        voices = voices_on(engine, Fibers(3, seed=1000 * seed, edit=(NEVER | NEVER_IN_CHOIRS)[what]), decoder, 2)
         with pytest.raises(RuntimeError, match="waited in vain for each other near sample 0"):
             voices.generate(embedding, uniform)
     with pytest.raises(RuntimeError, match="broken off inside a launch and cannot go on: open new ones"):
