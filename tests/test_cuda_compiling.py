@@ -1,4 +1,4 @@
-"""The kernel compiled for real GPUs, without one: registers, stack, and a cache that notices every change."""
+"""The kernels compiled for real GPUs, without one: registers, stack, and a cache that notices every change."""
 
 import itertools
 import re
@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from wavenet_ae.models.wavenet import Decoder
+from wavenet_ae.sampler import clusters
 from wavenet_ae.sampler.cuda import compiling, layout
 
 pytestmark = pytest.mark.skipif(compiling.unavailable() is not None, reason="needs NVRTC (pip install cuda-bindings)")
 
 KB = 1024
+KERNEL = "voices.cu"
 GPUS = {  # multiprocessors, and the shared memory that a block may have on one
     "sm_80": {"blocks": 108, "shared": 163 * KB},  # A100
     "sm_90a": {"blocks": 132, "shared": 227 * KB},  # H100, H200
@@ -28,11 +30,24 @@ WIDE = [
 ]
 
 
+CHOIRS = [  # sm_90a and its like: width, voices of each of eight choirs, precision, bytes spilled at most
+    *[(512, 1, precision, 64) for precision in layout.BYTES],
+    *[(512, 8, precision, 64) for precision in ("fp16", "bf16")],
+    (512, 32, "fp16", 64),
+    (512, 32, "int8", 320),
+    (512, 40, "fp16", 320),
+    (1024, 8, "fp16", 320),
+]
+
+
 def planned(voices=1, precision="bf16", width=512, layers=30, gpu="sm_90a"):
+    return layout.plan(decoder_of(width, layers), voices, precision=precision, **GPUS[gpu])
+
+
+def decoder_of(width, layers=30):
     with torch.device("meta"):
         sizes = {"width": width, "skip_width": width // 2, "layers": layers, "stages": 10}
-        decoder = Decoder(**sizes, kernel_size=3, embedding_dims=16, hop=512)
-    return layout.plan(decoder, voices, precision=precision, **GPUS[gpu])
+        return Decoder(**sizes, kernel_size=3, embedding_dims=16, hop=512)
 
 
 def constants(**sizes):
@@ -77,50 +92,68 @@ def test_the_kernel_compiles_for_gpus_that_are_not_here(cached, needs, width, ar
     if not is_compiled_for(architecture):
         pytest.skip(f"this NVRTC does not know {architecture}")
     plan = planned(voices, precision, width, gpu=architecture)
-    made = compiling.compiled(plan.constants, architecture)
+    spilled = compiles(plan, architecture, needs, f"voices {voices} {precision}, {plan.resident} layers resident")
+    assert spilled <= MOST_SPILLED[width, voices]
+
+
+@pytest.mark.parametrize("architecture", ["sm_90a", "sm_100a"])
+@pytest.mark.parametrize(("width", "voices", "precision", "most"), CHOIRS)
+def test_the_kernel_of_choirs_compiles_too(cached, needs, architecture, width, voices, precision, most):
+    if not is_compiled_for(architecture):
+        pytest.skip(f"this NVRTC does not know {architecture}")
+    decoder, shared = decoder_of(width), GPUS[architecture]["shared"]
+    plan = clusters.layout.plan(decoder, 8 * voices, precision=precision, together=8, shared=shared, voices=voices)
+    assert (plan.choirs, plan.voices) == (8, voices)
+    what = f"8 choirs of {voices} voices {precision}, {plan.pieces} pieces of {plan.piece / KB:.0f} KB"
+    assert compiles(plan, architecture, needs, what) <= most
+
+
+def compiles(plan, architecture, needs, what):
+    """Bytes spilled by a kernel that fits the GPU."""
+    made = compiling.compiled(plan.kernel, plan.constants, architecture)
     assert made.cubin.startswith(b"\x7fELF")
     assert f"'speak' for '{architecture}'" in made.report
     registers = int(re.search(r"Used (\d+) registers", made.report)[1])
     spilled = int(re.search(r"(\d+) bytes spill stores", made.report)[1])
     needs.append(
-        f"{architecture:7} width {width:4} voices {voices} {precision}: {plan.threads} threads of {registers} "
-        f"registers, {plan.shared_bytes / KB:.0f} KB shared, {plan.resident} layers resident, {spilled} bytes spilled"
+        f"{architecture:7} width {plan.width:4} {what}: {plan.threads} threads of {registers} registers, "
+        f"{plan.shared_bytes / KB:.0f} KB shared, {spilled} bytes spilled"
     )
     assert plan.shared_bytes <= GPUS[architecture]["shared"]
     assert -(-registers // 8) * 8 * plan.threads <= REGISTERS, "a block fits a multiprocessor"
-    assert spilled <= MOST_SPILLED[width, voices]
+    return spilled
 
 
 @pytest.mark.parametrize("part", ["WAITS", "MULTIPLIES"])
 def test_the_kernel_compiles_without_a_part_of_it_to_measure_the_rest(cached, part):
     whole = constants(width=64, layers=4)
-    assert len(compiling.compiled(whole | {part: 0}, "sm_90a").cubin) < len(compiling.compiled(whole, "sm_90a").cubin)
+    assert len(compiling.compiled(KERNEL, whole | {part: 0}, "sm_90a").cubin) < len(compiling.compiled(KERNEL, whole, "sm_90a").cubin)
 
 
 def test_a_compiled_kernel_is_kept_and_a_changed_one_is_not_taken_for_it(cached, monkeypatch):
     small = constants(width=16, layers=1)
-    made = compiling.compiled(small, "sm_90a")
+    made = compiling.compiled(KERNEL, small, "sm_90a")
     [kept] = cached.iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(compiling, "_compile", lambda *_: pytest.fail("it was compiled again"))
-        assert compiling.compiled(small, "sm_90a").cubin == made.cubin
+        assert compiling.compiled(KERNEL, small, "sm_90a").cubin == made.cubin
     kept.write_bytes(b"")  # damaged: made again
-    assert compiling.compiled(small, "sm_90a").cubin == made.cubin
-    texts = compiling.sources()
+    assert compiling.compiled(KERNEL, small, "sm_90a").cubin == made.cubin
+    texts = compiling.sources(KERNEL)
     changed = texts | {"product.cuh": texts["product.cuh"] + "\n// another\n"}
-    compiling.compiled(small, "sm_90a", changed)
-    compiling.compiled(small | {"HOP": 256}, "sm_90a")
+    compiling.compiled(KERNEL, small, "sm_90a", changed)
+    compiling.compiled(KERNEL, small | {"HOP": 256}, "sm_90a")
     assert len(list(cached.iterdir())) == 3
 
 
 def test_what_nvrtc_says_is_in_the_error(cached):
-    texts = compiling.sources() | {"words.cuh": "an error\n"}
+    texts = compiling.sources(KERNEL) | {"words.cuh": "an error\n"}
     with pytest.raises(RuntimeError, match=r"(?s)NVRTC cannot compile the kernel .*words.cuh\(1\): error"):
-        compiling.compiled(constants(), "sm_90a", texts)
+        compiling.compiled(KERNEL, constants(), "sm_90a", texts)
 
 
 def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert compiling.compiled(constants(width=16, layers=1), "sm_90a").cubin
+    assert compiling.compiled(KERNEL, constants(width=16, layers=1), "sm_90a").cubin
     assert "set XDG_CACHE_HOME to a folder" in caplog.text

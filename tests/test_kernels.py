@@ -11,6 +11,7 @@ from fibers import COMPILER, Fibers
 
 from wavenet_ae import magenta, sampler
 from wavenet_ae.sampler import clusters, cuda
+from wavenet_ae.sampler.clusters import layout
 from wavenet_ae.sampler.cuda import compiling, staying
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (g++ or clang++)")
@@ -99,6 +100,7 @@ def test_weights_that_stay_in_shared_memory_are_those_that_do_not(tiny):
 
 CHOIRS = [  # sizes, voices, blocks, warps and pieces: many and few of everything
     (ODD, 5, 4, {"size": 4, "mparts": 2}),
+    (ODD, 5, 4, {"voices": 2}),  # three choirs, of which two are there at a time
     (ODD, 9, 2, {"pieces": 1}),
     (ODD, 3, 1, {"size": 1}),
     ({"width": 70, "kernel_size": 4}, 2, 8, {"size": 8, "kparts": 4}),
@@ -109,24 +111,43 @@ CHOIRS = [  # sizes, voices, blocks, warps and pieces: many and few of everythin
 @pytest.mark.parametrize(("sizes", "voices", "blocks", "changed"), CHOIRS, ids=str)
 def test_choirs_of_any_size_are_the_reference(tiny, sizes, voices, blocks, changed):
     decoder = single(tiny, **sizes)
-    score, told = scored("clusters", decoder, Fibers(blocks), voices, **changed)
-    assert (score - reference_score(decoder, *told)).abs().max() <= 1e-4
+    embedding, _ = inputs(decoder, voices, 3)
+    code = torch.randint(256, (voices, 3 * decoder.hop))
+    opened = clusters.Voices(decoder, voices, machine=Fibers(blocks), changed=FEW["clusters"] | changed)
+    assert (opened.score(embedding, code) - reference_score(decoder, embedding, code)).abs().max() <= 1e-4
 
 
 def test_voices_are_dealt_to_the_choirs_that_fit_beside_each_other(tiny):
     decoder = single(tiny, **ODD)
-    expected, (embedding, code) = scored("clusters", decoder, Fibers(2), voices=5)
+    expected, (embedding, code) = scored("clusters", decoder, Fibers(2), voices=17, frames=1)
 
     class Crowded(Fibers):
         def together(self, plan):
             return 2
 
-    opened = voices_on("clusters", Crowded(8), decoder, 5)
-    assert (opened.plan.choirs, opened.plan.voices) == (2, 3), "and not four choirs, of which two would wait"
+    opened = voices_on("clusters", Crowded(8), decoder, 17)
+    assert (opened.plan.choirs, opened.plan.voices) == (2, 9), "and not three choirs, of which one would wait"
     assert torch.equal(opened.score(embedding, code), expected)
-    Crowded.together = lambda *_: 0
-    with pytest.raises(sampler.DoesNotFit, match="2 blocks of .* cannot reach into each other's here"):
-        voices_on("clusters", Crowded(8), decoder, 5)
+
+
+def test_choirs_are_as_large_as_the_machine_lets_them_be(tiny):
+    class Small(Fibers):
+        largest = 8
+
+        def together(self, plan):
+            return self.blocks // plan.cluster if plan.cluster <= self.largest else 0
+
+        def load(self, plan):
+            return print
+
+    decoder = single(tiny, width=128)
+    assert layout.plan(decoder, 8, precision="fp32", together=2, shared=100_000).size == 16
+    assert clusters.Voices(decoder, 8, machine=Small(32)).plan.size == 8
+    Small.largest = 4
+    with pytest.raises(sampler.DoesNotFit, match="8 blocks of .* cannot reach into each other's here"):
+        clusters.Voices(decoder, 8, machine=Small(32))
+    with pytest.raises(sampler.DoesNotFit, match="one voice of width 128 needs .* bytes of shared memory a block"):
+        clusters.Voices(decoder, 1, machine=Fibers(32, shared=10_000))
 
 
 WIDE = {"width": 150, "layers": 4, "hop": 4}  # ten groups of channels: five a warp

@@ -24,7 +24,7 @@ from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import dice
 
-ENGINES = ("reference", "cached", "cpu", "batched", "cuda")
+ENGINES = ("reference", "cached", "cpu", "batched", "cuda", "clusters")
 PRECISIONS = ("fp32", "bf16", "int8", "fp16")
 log = logging.getLogger(__name__)
 FASTEST = {  # by device: up to so many voices, the engine to try first; measured, see benchmarks/README.md

@@ -79,16 +79,20 @@ class Voices(Staying):
 
 
 def _plan(decoder: Decoder, batch: int, precision: str, machine: Machine, changed: dict[str, int]) -> layout.Plan:
-    """Sizes that the machine has room for: fewer and larger choirs where not as many fit beside each other as hoped."""
+    """Sizes that the machine has room for: smaller choirs where it knows no large ones, fewer where fewer fit."""
     together = max(1, machine.blocks // changed.get("size", layout.SIZE))
     while True:
         plan = layout.plan(decoder, batch, precision=precision, together=together, shared=machine.shared, **changed)
         there = machine.together(plan)
-        if there == 0:
+        if there == 0 and plan.size > device.PORTABLE:
+            changed["size"] = device.PORTABLE
+            together = max(1, machine.blocks // device.PORTABLE)
+        elif there == 0:
             raise DoesNotFit(
                 f"{plan.size} blocks of {plan.shared_bytes} bytes of shared memory cannot reach into each other's here: "
                 "use engine='batched'"
             )
-        if there >= min(plan.choirs, together) or math.ceil(batch / there) == plan.voices:
+        elif there >= min(plan.choirs, together) or math.ceil(batch / there) <= plan.voices:
             return plan
-        together = there
+        else:
+            together = there
