@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +45,16 @@ NARROW = NSYNTH | {"layers": 12, "stages": 6, "width": 64, "skip_width": 128, "h
 TINY = NSYNTH | {"layers": 5, "stages": 5, "width": 16, "skip_width": 16, "hop": 8}
 MODELS = (("tiny", TINY), ("narrow", NARROW), ("nsynth", NSYNTH))
 ENCODER = {"layers": 30, "stages": 10, "width": 128, "kernel_size": 3, "embedding_dims": 16, "hop": 512}
-ENGINES, PRECISIONS = ("batched", "cuda"), ("fp16", "bf16", "fp32", "int8")  # what matters most first
-FEW, MANY = (1, 2, 4, 8), (1, 8, 64, 128, 256, 512, 1024)
+ENGINES, PRECISIONS = ("clusters", "cuda", "batched"), ("fp16", "int8", "bf16", "fp32")  # what matters most first
+VOICES = {  # that are timed
+    "cuda": (1, 2, 4, 8),
+    "clusters": (1, 8, 16, 64, 128, 256, 512),
+    "batched": (1, 8, 64, 128, 256, 512, 1024),
+}
+CHOIRS = (  # voices, and how they are dealt to clusters of blocks otherwise than by default
+    (8, {"voices": 1}), (8, {"voices": 4}), (16, {"voices": 16}), (64, {"voices": 32}), (256, {"voices": 16}),
+    (1, {"size": 8}), (8, {"size": 8}), (256, {"size": 8}), (8, {"pieces": 4}), (256, {"pieces": 4}),
+)  # fmt: skip
 TRAINING = (32, 6144)
 GOLDEN = Path(__file__).parents[1] / "tests" / "data" / "magenta_wavenet"
 LAST_START = 0.93  # of the time, after which no row begins
@@ -286,9 +294,8 @@ def _time_steps(bench: Bench, engine: str, steps: object) -> None:
 def time_generation(bench: Bench) -> None:
     """Samples per second of all voices together."""
     decoder = bench.decoder()
-    wanted = {"cuda": FEW, "batched": MANY}
     for engine, precision in bench.engines:
-        for voices in (1, 3) if bench.tiny else wanted[engine]:
+        for voices in (1, 3) if bench.tiny else VOICES[engine]:
             row = {"section": "generation", "engine": engine, "precision": precision, "batch": voices}
             with bench.guard(**row):
                 total = _speed(bench, decoder, voices, _open(decoder, voices, engine, precision))
@@ -299,18 +306,30 @@ def time_generation(bench: Bench) -> None:
 
 
 def time_parts(bench: Bench) -> None:
-    """What a step of the kernel `cuda` takes to exchange without products, and to multiply without waiting."""
-    precisions = [precision for engine, precision in bench.engines if engine == "cuda"]
-    if not precisions:
-        return
-    decoder, cuda = bench.decoder(), importlib.import_module("wavenet_ae.sampler.cuda")  # needs more than the rest
+    """What a step of a kernel that stays takes to exchange without products, and to multiply without waiting."""
+    decoder = bench.decoder()
     parts = {"exchange only": {"MULTIPLIES": 0}, "no exchange": {"WAITS": 0}}
-    for precision, voices, (name, changed) in itertools.product(precisions, (1, 8), parts.items()):
-        row = {"section": "parts", "engine": f"cuda, {name}", "precision": precision, "batch": voices}
-        with bench.guard(**row):
-            machine = cuda.device.Gpu(decoder.start.weight.device, changed)
-            total = _speed(bench, decoder, voices, cuda.Voices(decoder, voices, precision=precision, machine=machine))
-            bench.found(**row, total=total, value=1e6 * voices / total, unit="us a step")
+    wanted = {"cuda": (1, 8), "clusters": (1, 8, 256)}
+    for engine, precision in bench.engines:
+        for voices, (name, changed) in itertools.product(wanted.get(engine, ()), parts.items()):
+            row = {"section": "parts", "engine": f"{engine}, {name}", "precision": precision, "batch": voices}
+            with bench.guard(**row):
+                machine = _kernels("cuda").device.Gpu(decoder.start.weight.device, changed)
+                opened = _kernels(engine).Voices(decoder, voices, precision=precision, machine=machine)
+                total = _speed(bench, decoder, voices, opened)
+                bench.found(**row, total=total, value=1e6 * voices / total, unit="us a step")
+
+
+def time_choirs(bench: Bench) -> None:
+    """The engine `clusters` with its voices and blocks dealt otherwise."""
+    decoder = bench.decoder()
+    for engine, precision in bench.engines:
+        for voices, changed in CHOIRS if engine == "clusters" and precision in ("fp16", "int8") else ():
+            row = {"section": "choirs", "engine": f"{engine}, {changed}", "precision": precision, "batch": voices}
+            with bench.guard(**row):
+                opened = _kernels(engine).Voices(decoder, voices, precision=precision, changed=changed)
+                total = _speed(bench, decoder, voices, opened)
+                bench.found(**row, total=total, value=opened.plan.choirs, unit="choirs")
 
 
 def time_training(bench: Bench) -> None:
@@ -343,7 +362,7 @@ def time_training(bench: Bench) -> None:
 
 SECTIONS = (
     measure_bounds, check_parity, time_baselines, time_generation, time_training, check_voices, time_parts,
-    time_compiled,
+    time_choirs, time_compiled,
 )  # fmt: skip
 
 
@@ -374,6 +393,11 @@ def main() -> None:
     record.show(bench.rows, {key: form for key, form in COLUMNS.items() if any(key in row for row in bench.rows)})
     if failed := sum("failed" in row for row in bench.rows):
         sys.exit(f"rows that failed: {failed}")
+
+
+def _kernels(engine: str) -> ModuleType:
+    """An engine's own module, which needs more than the rest."""
+    return importlib.import_module(f"wavenet_ae.sampler.{engine}")
 
 
 def _open(decoder: Decoder, voices: int, engine: str, precision: str) -> sampler.Voices:

@@ -22,7 +22,7 @@ from wavenet_ae.command import audio_model
 from wavenet_ae.models.wavenet import WaveNetAutoencoder
 from wavenet_ae.notes import Note
 
-ENGINES = ("cpu", "batched", "cuda")
+ENGINES = ("cpu", "batched", "cuda", "clusters")
 COLUMNS = {
     "precision": "", "nll": ".5f", "change": "+.5f", "worst_note": "+.5f", "mean_abs": ".5f", "max_abs": ".4f",
 }  # fmt: skip
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--notes", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each note, from its beginning")
     parser.add_argument("--engine", choices=ENGINES, default="cpu")
-    parser.add_argument("--device", help="of the decoder; default: a GPU for the engine cuda, else the CPU")
+    parser.add_argument("--device", help="of the decoder; default: a GPU for cuda and clusters, else the CPU")
     parser.add_argument("--threads", type=int, help="of the engine cpu; default: as many as have enough to do")
     parser.add_argument("--no-record", action="store_true", help="print only")
     asked = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
     if missing := sampler.unavailable(asked.engine, model.decoder):
         parser.error(f"engine {asked.engine!r} cannot run here: {missing}")
     about = {"fingerprint": fingerprint(model), **meta._asdict()}
-    device = torch.device(asked.device or ("cuda" if asked.engine == "cuda" else "cpu"))
+    device = torch.device(asked.device or ("cuda" if asked.engine in ("cuda", "clusters") else "cpu"))
     model.decoder.to(device)
     held = [each for each in sampler.PRECISIONS if not sampler.unavailable(asked.engine, model.decoder, each)]
     exact, rows = scored(model, code, embedding, "fp32", asked), []

@@ -79,7 +79,8 @@ def build(kernel, constants, edit=None):
     folder = Path(tempfile.mkdtemp(dir=harness()))
     for name, text in (texts | {"constants.h": "".join(defines)}).items():
         (folder / name).write_text(text)
-    run(*OPTIONS, "-shared", f'-DKERNEL="{kernel}"', f"-I{folder}", str(harness() / "run.cpp"), "-o", str(folder / "kernel.so"))
+    which = [f'-DKERNEL="{kernel}"', f"-I{folder}"]
+    run(*OPTIONS, "-shared", *which, str(harness() / "run.cpp"), "-o", str(folder / "kernel.so"))
     return ctypes.CDLL(str(folder / "kernel.so"))
 
 

@@ -1,4 +1,4 @@
-"""What each block of a choir owns: every row once, in the order in which the kernel reads them, and past taps in time."""
+"""What each block of a choir owns: every row once, in the order in which it is read, and past taps in time."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The GPU kernel where there is a GPU: the fibers' numbers, and the published sizes."""
+"""The GPU kernels where there is a GPU: the fibers' numbers, and the published sizes."""
 
 import multiprocessing
 
@@ -8,13 +8,24 @@ from fibers import COMPILER, Fibers
 
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder
-from wavenet_ae.sampler import cuda
+from wavenet_ae.sampler import clusters, cuda
 from wavenet_ae.sampler.cuda.device import Gpu
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+
+
+ENGINES = {"cuda": cuda, "clusters": clusters}
+FEW = {"cuda": {"hearing": 2, "remembering": 1}, "clusters": {"kparts": 2, "mparts": 1, "size": 2}}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    if torch.cuda.get_device_capability() < (9, 0) and request.param == "clusters":
+        pytest.skip("needs a GPU with clusters of blocks")
+    return request.param
 
 
 def published(hop=64):
@@ -39,60 +50,59 @@ def exact(decoder, code, embedding):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
-def test_a_gpu_and_fibers_give_the_same_numbers(tiny):
+def test_a_gpu_and_fibers_give_the_same_numbers(engine, tiny):
     decoder = tiny(torch.float32, width=20, skip_width=33)
     embedding, code, _ = inputs(decoder, 2, 4)
-    few = {"hearing": 2, "remembering": 1}
-    on_cpu = cuda.Voices(decoder, 2, machine=Fibers(3), changed=few).score(embedding.cpu(), code.cpu())
-    on_gpu = cuda.Voices(decoder, 2, machine=Gpu(torch.device("cuda", 0)), changed=few).score(
-        embedding.cpu(), code.cpu()
-    )
+    machines = Fibers(3), Gpu(torch.device("cuda", 0))
+    both = [ENGINES[engine].Voices(decoder, 2, machine=each, changed=FEW[engine]) for each in machines]
+    on_cpu, on_gpu = (voices.score(embedding.cpu(), code.cpu()) for voices in both)
     assert (on_cpu - on_gpu).abs().max() <= 1e-4
 
 
-def test_fp32_is_close_at_the_published_sizes():
+def test_fp32_is_close_at_the_published_sizes(engine):
     decoder = published()
     embedding, code, _ = inputs(decoder, 2, 24)  # 1,536 samples: the rings of the longest gap go round
-    error = sampler.score(decoder, code, embedding, engine="cuda") - exact(decoder, code, embedding)
+    error = sampler.score(decoder, code, embedding, engine=engine, precision="fp32") - exact(decoder, code, embedding)
     assert error.abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_16_bits_err_at_most_twice_as_much_as_torch(precision):
+def test_16_bits_err_at_most_twice_as_much_as_torch(engine, precision):
     decoder, dtype = published(), {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     embedding, code, _ = inputs(decoder, 1, 8)
     expected = exact(decoder, code, embedding)
     plain = sampler.score(published().to(dtype), code, embedding.to(dtype), engine="cached").float()
-    ours = sampler.score(decoder, code, embedding, engine="cuda", precision=precision)
+    ours = sampler.score(decoder, code, embedding, engine=engine, precision=precision)
     assert (ours - expected).abs().mean() <= 2 * (plain - expected).abs().mean()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_voices_and_chunks_do_not_change_a_code(precision):
-    decoder = published()
-    embedding, _, die = inputs(decoder, 8, 9)
-    once = cuda.Voices(decoder, 8, precision=precision).generate(embedding, die)
-    alone = cuda.Voices(decoder, 1, precision=precision)
+def test_voices_and_chunks_do_not_change_a_code(engine, precision):
+    decoder, kernel = published(), ENGINES[engine]
+    most = 8 if engine == "cuda" else 100
+    embedding, _, die = inputs(decoder, most, 9)
+    once = kernel.Voices(decoder, most, precision=precision).generate(embedding, die)
+    alone = kernel.Voices(decoder, 1, precision=precision)
     parts = [
         alone.generate(embedding[3:4, :, :4], die[3:4, :256]),
         alone.generate(embedding[3:4, :, 4:], die[3:4, 256:]),
     ]
     assert torch.equal(torch.cat(parts, dim=-1), once[3:4])
-    again = cuda.Voices(decoder, 8, precision=precision).generate(embedding, die)
+    again = kernel.Voices(decoder, most, precision=precision).generate(embedding, die)
     assert torch.equal(again, once)
 
 
-def generate_a_while(answers):
+def generate_a_while(answers, engine):
     decoder = published(512)
     answers.put(
-        sampler.generate(decoder, torch.zeros(1, 16, 16, device="cuda"), engine="cuda", seed=1).cpu().sum().item()
+        sampler.generate(decoder, torch.zeros(1, 16, 16, device="cuda"), engine=engine, seed=1).cpu().sum().item()
     )
 
 
-def test_two_processes_do_not_stop_each_other():
+def test_two_processes_do_not_stop_each_other(engine):
     spawn = multiprocessing.get_context("spawn")
     answers = spawn.Queue()
-    both = [spawn.Process(target=generate_a_while, args=(answers,)) for _ in range(2)]
+    both = [spawn.Process(target=generate_a_while, args=(answers, engine)) for _ in range(2)]
     for process in both:
         process.start()
     first, second = (answers.get(timeout=120) for _ in both)

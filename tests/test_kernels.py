@@ -144,9 +144,9 @@ def test_choirs_are_as_large_as_the_machine_lets_them_be(tiny):
     assert layout.plan(decoder, 8, precision="fp32", together=2, shared=100_000).size == 16
     assert clusters.Voices(decoder, 8, machine=Small(32)).plan.size == 8
     Small.largest = 4
-    with pytest.raises(sampler.DoesNotFit, match="8 blocks of .* cannot reach into each other's here"):
+    with pytest.raises(sampler.DoesNotFit, match=r"8 blocks of .* cannot reach into each other's here"):
         clusters.Voices(decoder, 8, machine=Small(32))
-    with pytest.raises(sampler.DoesNotFit, match="one voice of width 128 needs .* bytes of shared memory a block"):
+    with pytest.raises(sampler.DoesNotFit, match=r"one voice of width 128 needs .* bytes of shared memory a block"):
         clusters.Voices(decoder, 1, machine=Fibers(32, shared=10_000))
 
 
@@ -290,7 +290,7 @@ FAULTS_OF_CHOIRS = {
     ),
     "inputs are not waited for": ("choirs.cu", "ears.hear(here, INPUTS, WIDTH * VOICES * NUMBER);", ""),
     "outputs are not waited for": ("choirs.cu", "ears.hear(here, OUTPUTS, WIDTH * VOICES * NUMBER);", ""),
-    "too few bytes are waited for": ("choirs.cu", "expect(here.box + box, bytes)", "expect(here.box + box, bytes - 16)"),
+    "too few bytes are waited for": ("choirs.cu", "(here.box + box, bytes)", "(here.box + box, bytes - 16)"),
     "the sample before is taken for this one": ("choirs.cu", "turns ^= 1u << box;", ""),
     "a piece is taken for the one before": ("choirs.cu", "await(here.full + at, round & 1, patience);", ""),
     "a piece is copied over one that is still needed": (

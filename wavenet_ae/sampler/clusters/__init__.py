@@ -89,8 +89,8 @@ def _plan(decoder: Decoder, batch: int, precision: str, machine: Machine, change
             together = max(1, machine.blocks // device.PORTABLE)
         elif there == 0:
             raise DoesNotFit(
-                f"{plan.size} blocks of {plan.shared_bytes} bytes of shared memory cannot reach into each other's here: "
-                "use engine='batched'"
+                f"{plan.size} blocks of {plan.shared_bytes} bytes of shared memory cannot reach into each other's "
+                "here: use engine='batched'"
             )
         elif there >= min(plan.choirs, together) or math.ceil(batch / there) <= plan.voices:
             return plan

@@ -1,4 +1,4 @@
-"""Who owns what in a choir: a decoder's rows dealt out to a cluster's blocks, and where everything lies in their memories."""
+"""Who owns what in a choir: rows dealt out to a cluster's blocks, and where everything lies in their memories."""
 
 import math
 from typing import Any, NamedTuple
@@ -84,7 +84,7 @@ class Plan(NamedTuple):
 
     @property
     def tape(self) -> int:
-        """16-byte vectors of a block's weights: past taps, then layer by layer gates (but of the first) and the rest."""
+        """16-byte vectors of a block's weights: past taps, then each layer's gates (but the first's) and spread."""
         gates, spread = (64 * self.kparts * self.quads * tiles for tiles in self.tiles)
         return (self.layers - 1) * self.taps * gates + self.layers * spread
 
@@ -150,7 +150,10 @@ class Plan(NamedTuple):
             "pieces": (self.pieces, self.piece // 4),
         }
 
-    kernel = "choirs.cu"
+    @property
+    def kernel(self) -> str:
+        """The file of the kernel."""
+        return "choirs.cu"
 
     @property
     def grid(self) -> int:

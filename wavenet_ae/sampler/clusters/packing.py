@@ -71,6 +71,6 @@ def _tiles(matrix: np.ndarray, plan: Plan) -> np.ndarray:
     dealt = wide.reshape(*outer, tiles, 2, 8, plan.kparts, groups, 4, 4)
     dealt = np.pad(dealt, [*nothing, *[(0, 0)] * 4, (0, plan.quads * plan.quad - groups), (0, 0), (0, 0)])
     dealt = dealt.reshape(*outer, tiles, 2, 8, plan.kparts, plan.quads, plan.quad, 4, 4)
-    n = len(outer)  # (tile, half, row, part, quad, group, lane, input) -> (quad, part, tile, half, row, lane, group, input)
-    dealt = dealt.transpose(*range(n), n + 4, n + 3, n, n + 1, n + 2, n + 6, n + 5, n + 7)
-    return np.ascontiguousarray(dealt).reshape(*outer, plan.quads, plan.kparts, tiles, 2, 32, 4 * plan.quad).view(np.uint8)
+    n = len(outer)  # tile, half, row, part, quad, group, lane, input -> quad, part, tile, half, row, lane, group, input
+    dealt = np.ascontiguousarray(dealt.transpose(*range(n), n + 4, n + 3, n, n + 1, n + 2, n + 6, n + 5, n + 7))
+    return dealt.reshape(*outer, plan.quads, plan.kparts, tiles, 2, 32, 4 * plan.quad).view(np.uint8)

@@ -15,31 +15,49 @@ class Dealt(Protocol):
     """Among whom rows are dealt out, and how many each owns."""
 
     @property
-    def blocks(self) -> int: ...  # that share a decoder
+    def blocks(self) -> int:
+        """That share a decoder."""
+        ...
 
     @property
-    def channels(self) -> int: ...  # of a layer
+    def channels(self) -> int:
+        """Of a layer."""
+        ...
 
     @property
-    def says(self) -> int: ...  # rows of the skip
+    def says(self) -> int:
+        """Rows of the skip."""
+        ...
 
     @property
-    def scores(self) -> int: ...  # codes that are scored
+    def scores(self) -> int:
+        """Codes that are scored."""
+        ...
 
     @property
-    def width(self) -> int: ...  # inputs of a row, with those that pad it
+    def width(self) -> int:
+        """Inputs of a row, with those that pad it."""
+        ...
 
     @property
-    def layers(self) -> int: ...
+    def layers(self) -> int:
+        """In all."""
+        ...
 
     @property
-    def taps(self) -> int: ...
+    def taps(self) -> int:
+        """Of a dilated convolution."""
+        ...
 
     @property
-    def own(self) -> dict[str, tuple[int, ...]]: ...  # what each reads in every sample beside matrices, in order
+    def own(self) -> dict[str, tuple[int, ...]]:
+        """What each reads in every sample beside matrices, in order."""
+        ...
 
     @property
-    def told(self) -> dict[str, tuple[int, ...]]: ...  # what each multiplies an embedding by, in order
+    def told(self) -> dict[str, tuple[int, ...]]:
+        """What each multiplies an embedding by, in order."""
+        ...
 
 
 def deal(array: np.ndarray, each: int, among: Dealt) -> np.ndarray:

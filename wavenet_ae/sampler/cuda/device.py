@@ -23,22 +23,34 @@ class Launched(Protocol):
     """Sizes of a kernel and of its launches."""
 
     @property
-    def kernel(self) -> str: ...  # the file it is in
+    def kernel(self) -> str:
+        """The file it is in."""
+        ...
 
     @property
-    def constants(self) -> dict[str, int]: ...  # what it is compiled with
+    def constants(self) -> dict[str, int]:
+        """What it is compiled with."""
+        ...
 
     @property
-    def grid(self) -> int: ...  # blocks of a launch, all of which are there together if they are not in clusters
+    def grid(self) -> int:
+        """Blocks of a launch, all of which are there together if they are not in clusters."""
+        ...
 
     @property
-    def cluster(self) -> int: ...  # blocks that reach into each other's shared memory, or 0
+    def cluster(self) -> int:
+        """Blocks that reach into each other's shared memory, or 0."""
+        ...
 
     @property
-    def threads(self) -> int: ...  # of a block
+    def threads(self) -> int:
+        """Of a block."""
+        ...
 
     @property
-    def shared_bytes(self) -> int: ...  # of a block
+    def shared_bytes(self) -> int:
+        """Of a block."""
+        ...
 
 
 def unavailable(device: torch.device | None = None, oldest: tuple[int, int] = OLDEST) -> str | None:
@@ -113,7 +125,8 @@ class Gpu:
         with torch.cuda.device(self.device):
             stream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
             if plan.cluster:
-                _checked(driver.cuLaunchKernelEx(_configuration(plan, stream), function, ctypes.addressof(arguments), 0))
+                in_clusters = _configuration(plan, stream)
+                _checked(driver.cuLaunchKernelEx(in_clusters, function, ctypes.addressof(arguments), 0))
                 return
             grid, block = (plan.grid, 1, 1), (plan.threads, 1, 1)
             _checked(

@@ -146,8 +146,15 @@ class Plan(NamedTuple):
             "resident": (self.resident, self.slab, 4),
         }
 
-    kernel = "voices.cu"
-    cluster = 0  # blocks reach each other through the GPU's memory
+    @property
+    def kernel(self) -> str:
+        """The file of the kernel."""
+        return "voices.cu"
+
+    @property
+    def cluster(self) -> int:
+        """Blocks that reach into each other's shared memory: none, but they share the GPU's."""
+        return 0
 
     @property
     def grid(self) -> int:

@@ -59,7 +59,8 @@ def _outputs(folded: Folded, plan: Plan) -> np.ndarray:
     for i in range(plan.layers):
         if i + 1 < plan.layers:
             residual = dealing.rows(folded.residual[i], plan.channels, plan.width, plan)
-            gates = dealing.gate_rows(folded.current[i].astype(np.float64) @ folded.residual[i].astype(np.float64), plan)
+            both = folded.current[i].astype(np.float64) @ folded.residual[i].astype(np.float64)
+            gates = dealing.gate_rows(both, plan)
         else:
             residual, gates = dealing.no_rows(plan.channels, plan), dealing.no_rows(2 * plan.channels, plan)
         skip = dealing.rows(folded.skip[i], plan.says, plan.width, plan)
