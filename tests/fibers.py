@@ -23,10 +23,10 @@ OPTIONS = ["-std=c++17", "-Og", "-w", "-fPIC", "-ffp-contract=off", "-fno-strict
 class Fibers:
     """A machine of so many blocks; every launch follows a schedule of its own, by the seed.
 
-    The kernel may be compiled with `changed` constants and an `edit` of its source.
+    The kernel may be compiled with `changed` constants and edits of its source.
     """
 
-    def __init__(self, blocks=3, shared=100_000, *, seed=0, edit=None, changed=None, most_turns=MOST_TURNS):
+    def __init__(self, blocks=3, shared=100_000, *, seed=0, edit=(), changed=None, most_turns=MOST_TURNS):
         self.device, self.blocks, self.shared = torch.device("cpu"), blocks, shared
         self.seed, self.edit, self.changed, self.most_turns = seed, edit, changed or {}, most_turns
 
@@ -55,9 +55,9 @@ class Found(NamedTuple):
     turn: int
 
 
-def finder(plan, edit=None):
+def finder(plan):
     """A function of layer and sample, out of the kernel's source."""
-    library = build(plan.kernel, tuple(sorted(plan.constants.items())), edit)
+    library = build(plan.kernel, tuple(sorted(plan.constants.items())))
 
     def find(layer, t):
         found = (ctypes.c_int * len(Found._fields))()
@@ -68,11 +68,10 @@ def finder(plan, edit=None):
 
 
 @functools.cache
-def build(kernel, constants, edit=None):
-    """A kernel for some sizes as a shared library; `edit` is (file, what stands there, what to put instead)."""
+def build(kernel, constants, edit=()):
+    """A kernel for some sizes as a shared library; `edit` is (file, what stands there, what to put instead), each."""
     texts = compiling.sources(kernel)
-    if edit:
-        name, old, new = edit
+    for name, old, new in edit:
         assert old in texts[name], f"{name} no longer says {old!r}"
         texts[name] = texts[name].replace(old, new, 1)
     defines = [f"#define {name} {value}\n" for name, value in constants]

@@ -24,6 +24,7 @@ MACHINES = [  # sizes, voices, blocks: enough to have idle rows, blocks of one c
     ({"kernel_size": 1}, 1, 2),
     ({"layers": 1, "stages": 1, "width": 1, "skip_width": 1, "hop": 5}, 1, 2),
     ({"stages": 5, "layers": 6, "width": 16}, 8, 2),  # the longest gap is longer than a window
+    ({"width": 48, "skip_width": 70, "layers": 7}, 3, 5),  # lanes that own rows of the skip and no channel
 ]
 
 
@@ -234,10 +235,14 @@ def test_magentas_probabilities(engine):
 FAULTS_OF_VOICES = {
     "the first hearer does not wait for the others": (
         "voices.cu",
-        "meet(barrier, HEARERS)",
-        "arrive(barrier, HEARERS)",
+        "meet(2, HEARERS);",
+        "if (adds) arrive(2, HEARERS); else meet(2, HEARERS);",
     ),
-    "all steps meet at one barrier": ("voices.cu", "barrier = 2 + step % 2", "barrier = 2"),
+    "a hearer does not wait for the first": (
+        "voices.cu",
+        "meet(2, HEARERS);",
+        "if (adds) meet(2, HEARERS); else arrive(2, HEARERS);",
+    ),
     "no barrier after a box came": (
         "voices.cu",
         "hear_box<VOICES * SKIP>(from, x, turn, patience);\n  meet(1, HEARERS);",
@@ -310,18 +315,16 @@ FAULTS_OF_CHOIRS = {
     "a layer's window is another's": ("choirs.cu", "return begin_of(layer, WINDOW_EXPONENT);", "return 0;"),
     "scores go to one block": ("choirs.cu", "here.box + SCORED, voice % SIZE)", "here.box + SCORED, 0)"),
 }
-FAULTS = [("cuda", fault) for fault in FAULTS_OF_VOICES] + [("clusters", fault) for fault in FAULTS_OF_CHOIRS]
+FAULTS = {"cuda": FAULTS_OF_VOICES, "clusters": FAULTS_OF_CHOIRS}
 
 
-@pytest.mark.parametrize(("engine", "fault"), FAULTS)
+@pytest.mark.parametrize(("engine", "fault"), [(engine, fault) for engine in FAULTS for fault in FAULTS[engine]])
 def test_a_fault_in_the_kernel_is_seen(tiny, engine, fault):
     decoder = single(tiny, **ODD)
     expected, _ = scored(engine, decoder, Fibers(3), frames=2)
-    edit = (FAULTS_OF_VOICES | FAULTS_OF_CHOIRS)[fault]
-
     def runs(seed):
         try:
-            score, _ = scored(engine, decoder, Fibers(3, seed=seed, edit=edit), frames=2)
+            score, _ = scored(engine, decoder, Fibers(3, seed=seed, edit=(FAULTS[engine][fault],)), frames=2)
         except RuntimeError as error:
             assert "waited in vain" in str(error)  # noqa: PT017
             return False
@@ -343,7 +346,7 @@ NEVER_IN_CHOIRS = {
     "a piece of the tape": ("choirs.cu", "copy_in(here.pieces", "if (at) copy_in(here.pieces"),
     "room for a piece": ("choirs.cu", "if (threadIdx.x % 32 == 0) arrive(here.empty + at);", ""),
 }
-NEVER = {
+NEVER_IN_VOICES = {
     "a number": ("voices.cu", "if (here.first + channel >= WIDTH) return;", "return;"),
     "the end of remembering": ("voices.cu", "announce(here.done + layer, (int)sample + 1)", "announce(here.done, 0)"),
     "the hint to remember": (
@@ -359,18 +362,36 @@ NEVER = {
 }
 
 
-@pytest.mark.parametrize(
-    ("engine", "what"), [("cuda", what) for what in NEVER] + [("clusters", what) for what in NEVER_IN_CHOIRS]
-)
+NEVER = {"cuda": NEVER_IN_VOICES, "clusters": NEVER_IN_CHOIRS}
+
+
+@pytest.mark.parametrize(("engine", "what"), [(engine, what) for engine in NEVER for what in NEVER[engine]])
 def test_what_never_comes_is_an_error_and_not_a_hang(engine, tiny, what):
     decoder = single(tiny, **ODD)
     embedding, uniform = inputs(decoder, 2, frames=2)
     for seed in range(3):
-        voices = voices_on(engine, Fibers(3, seed=1000 * seed, edit=(NEVER | NEVER_IN_CHOIRS)[what]), decoder, 2)
+        voices = voices_on(engine, Fibers(3, seed=1000 * seed, edit=(NEVER[engine][what],)), decoder, 2)
         with pytest.raises(RuntimeError, match="waited in vain for each other near sample 0"):
             voices.generate(embedding, uniform)
     with pytest.raises(RuntimeError, match="broken off inside a launch and cannot go on: open new ones"):
         voices.generate(embedding, uniform)
+
+
+def test_warps_that_lose_patience_one_after_another_stop_together(tiny):
+    """Those that hear only blocks that have given up, and go on, must not leave behind those that still wait."""
+    withheld = (
+        "voices.cu",
+        "if (here.first + channel >= WIDTH) return;",
+        "if (here.first + channel >= WIDTH || (blockIdx.x == 2 && channel == 0 && layer == 1 && t == 3)) return;",
+    )
+    late = ("patience.cuh", "if (++tries % 1024", "if ((++tries + 331 * (threadIdx.x / 32) + 77 * blockIdx.x) % 1024")
+    decoder = single(tiny, width=64)
+    embedding, uniform = inputs(decoder, 1, frames=1)
+    for seed in range(4):
+        machine = Fibers(4, seed=1000 * seed, edit=(withheld, late))
+        voices = voices_on("cuda", machine, decoder, 1, hearing=4)
+        with pytest.raises(RuntimeError, match="waited in vain for each other near sample 0"):
+            voices.generate(embedding, uniform)
 
 
 @pytest.mark.parametrize("part", ["WAITS", "MULTIPLIES"])

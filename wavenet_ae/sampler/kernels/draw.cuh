@@ -13,8 +13,8 @@ __device__ __forceinline__ void keep_nucleus(double (&own)[CODES_A_LANE], double
     double other = odds[code];
     total += other;
 #pragma unroll
-    for (int n = 0; n < CODES_A_LANE; ++n)
-      if (other > own[n] || (other == own[n] && code < first + n)) before[n] += other;
+    for (int n = 0; n < CODES_A_LANE; ++n)  // what is not negative is in the order of its bits
+      if (bits(other) + (code < first + n) > bits(own[n])) before[n] += other;
   }
 #pragma unroll
   for (int n = 0; n < CODES_A_LANE; ++n)
@@ -31,10 +31,11 @@ __device__ __forceinline__ int draw(const float* logits, double die, double temp
     if (logits[other] > logits[top] || (logits[other] == logits[top] && other < top)) top = other;
   }
   if (temperature == 0) return top;
-  const double highest = (double)logits[top] / temperature;
+  auto heat = [=](float logit) { return temperature == 1 ? (double)logit : (double)logit / temperature; };
+  const double highest = heat(logits[top]);
   double own[CODES_A_LANE], reached[CODES_A_LANE], sum = 0;
 #pragma unroll
-  for (int n = 0; n < CODES_A_LANE; ++n) own[n] = exp((double)logits[first + n] / temperature - highest);
+  for (int n = 0; n < CODES_A_LANE; ++n) own[n] = exp(heat(logits[first + n]) - highest);
   if (top_p < 1) keep_nucleus(own, odds, top_p);
   int last = 0, passed = 0;
 #pragma unroll

@@ -9,6 +9,7 @@ struct Sums { float at[4]; };                 // a lane's part of a tile of 16 r
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #define LOOK_FOR(place)
 __device__ __forceinline__ unsigned bits(float f) { return __float_as_uint(f); }
+__device__ __forceinline__ long long bits(double f) { return __double_as_longlong(f); }
 __device__ __forceinline__ float number(unsigned u) { return __uint_as_float(u); }
 __device__ __forceinline__ Quad load_relaxed(const unsigned* from) {  // each of the four is whole; past the L1 cache
   Quad q;

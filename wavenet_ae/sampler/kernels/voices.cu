@@ -304,10 +304,12 @@ __device__ __forceinline__ void conclude(
   meet(1, HEARERS);
   for (int first_row = row; row < OWNED; row += HEARING) {
     if (row != first_row) rows.fetch(weights, row);
-    for (int voice = 0; voice < VOICES; ++voice) {
-      float sum = rows.times(x + voice * SKIP);
-      if (threadIdx.x % 32 == 0 && first + row < ALL) tell(to + voice * ALL + first + row, finish(sum, voice, row), turn);
-    }
+    float sums[VOICES];
+#pragma unroll
+    for (int voice = 0; voice < VOICES; ++voice) sums[voice] = rows.times(x + voice * SKIP);
+    if (threadIdx.x % 32 == 0 && first + row < ALL)
+#pragma unroll
+      for (int voice = 0; voice < VOICES; ++voice) tell(to + voice * ALL + first + row, finish(sums[voice], voice, row), turn);
   }
 }
 
@@ -319,13 +321,10 @@ __device__ void step_of_hearers(const Here& here, Weights& weights, Adder& adder
   for (int step = 1; step <= LAYERS; ++step) {
     listen(here, weights, step, t, patience);
     if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, (int)(t - call.clock) * LAYERS + step);
-    const int barrier = 2 + step % 2, next = step < LAYERS ? step + 1 : 1;  // a hearer may be a step ahead, but not two
-    if (adds || !WAITS || !patience.is_left)  // one who does not wait for words would arrive again before all have met
-      meet(barrier, HEARERS);
-    else
-      arrive(barrier, HEARERS);
-    if (adds) adder.add(here, step, t);
-    weights.fetch(here, next);  // on their way while the others are waited for
+    const int next = step < LAYERS ? step + 1 : 1;
+    if (!adds) weights.fetch(here, next);  // on their way while the others are waited for
+    meet(2, HEARERS);  // a hearer may write the next step's sums while these are read, but none after those
+    if (adds) adder.add(here, step, t), weights.fetch(here, next);
   }
   unsigned turn = turn_of(t);
   conclude<SAYS, SKIP>(call.out + blockIdx.x * (SAYS * SKIP / 4), call.mail + MAIL_SAID, here.heard, call.mail + MAIL_HIDDEN,
@@ -400,6 +399,9 @@ __device__ void remember(const Here& here, int layer, long long t, Patience& pat
     const int group = even + odd;
     if (group >= GROUPS) break;
     Row x[COLUMNS], none;
+    Quad held[PAST_HALVES > 0 ? PAST_HALVES : 1];  // on their way while numbers are waited for
+#pragma unroll
+    for (int half = 0; half < PAST_HALVES; ++half) held[half] = rows[(half * PAST_QUADS + group / A_QUAD) * 32];
 #pragma unroll
     for (int n = 0; n < COLUMNS; ++n) {
       int item = n * 8 + column, s = item / PLACES, voice = item % PLACES;
@@ -411,9 +413,8 @@ __device__ void remember(const Here& here, int layer, long long t, Patience& pat
     }
 #pragma unroll
     for (int tile = 0; tile < PAST_TILES; ++tile) {
-      const int quad = group / A_QUAD;
-      Row upper(rows[(2 * tile * PAST_QUADS + quad) * 32], group);
-      Row lower = 2 * tile + 1 < PAST_HALVES ? Row(rows[((2 * tile + 1) * PAST_QUADS + quad) * 32], group) : none;
+      Row upper(held[2 * tile], group);
+      Row lower = 2 * tile + 1 < PAST_HALVES ? Row(held[2 * tile + 1], group) : none;
 #pragma unroll
       for (int n = 0; n < COLUMNS; ++n) add_product(sums[tile][n][odd], upper, lower, x[n]);
     }
