@@ -322,6 +322,7 @@ FAULTS = {"cuda": FAULTS_OF_VOICES, "clusters": FAULTS_OF_CHOIRS}
 def test_a_fault_in_the_kernel_is_seen(tiny, engine, fault):
     decoder = single(tiny, **ODD)
     expected, _ = scored(engine, decoder, Fibers(3), frames=2)
+
     def runs(seed):
         try:
             score, _ = scored(engine, decoder, Fibers(3, seed=seed, edit=(FAULTS[engine][fault],)), frames=2)
