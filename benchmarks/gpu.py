@@ -54,6 +54,7 @@ VOICES = {  # that are timed
 CHOIRS = (  # voices, and how they are dealt to clusters of blocks otherwise than by default
     (8, {"voices": 1}), (8, {"voices": 4}), (16, {"voices": 16}), (64, {"voices": 32}), (256, {"voices": 16}),
     (1, {"size": 8}), (8, {"size": 8}), (256, {"size": 8}), (8, {"pieces": 4}), (256, {"pieces": 4}),
+    (8, {"window": 16}),
 )  # fmt: skip
 TRAINING = (32, 6144)
 GOLDEN = Path(__file__).parents[1] / "tests" / "data" / "magenta_wavenet"

@@ -13,6 +13,7 @@ from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import weights
 from wavenet_ae.sampler.clusters import layout, packing
 
+NUMBERS = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8}
 H200 = {"together": 8, "shared": 232_448}
 
 
@@ -31,10 +32,13 @@ class Reel:
     def matrix(self, rows):
         plan, tiles = self.plan, -(-rows // 16)
         size = plan.quads * plan.kparts * tiles * 64 * 16
-        numbers = self.tape[self.at : self.at + size].view({"fp32": np.float32, "int8": np.int8}[plan.precision])
+        numbers = self.tape[self.at : self.at + size].view(NUMBERS[plan.precision])
         self.at += size
-        by_lane = numbers.reshape(plan.quads, plan.kparts, tiles, 2, 8, 4, plan.quad, 4)
-        by_row = by_lane.transpose(2, 3, 4, 1, 0, 6, 5, 7)  # tile, half, row, part, quad, group, lane, input
+        outer = plan.quads, plan.kparts, tiles
+        if plan.precision == "fp16":  # quad, part, tile, group, row, lane, word, half, number
+            by_row = numbers.reshape(*outer, 2, 8, 4, 2, 2, 2).transpose(2, 7, 4, 1, 0, 3, 5, 6, 8)
+        else:  # quad, part, tile, half, row, lane, group, input
+            by_row = numbers.reshape(*outer, 2, 8, 4, plan.quad, 4).transpose(2, 3, 4, 1, 0, 6, 5, 7)
         groups = -(-plan.width // (16 * plan.kparts))
         dealt = by_row.reshape(16 * tiles, plan.kparts, plan.quads * plan.quad, 16)
         assert not dealt[:, :, groups:].any(), "what pads a part's groups is silent"
@@ -84,6 +88,14 @@ def test_every_row_has_one_owner(tiny, size, sizes):
             actual = in_order([b[i][tap] for b in past], width)
             np.testing.assert_array_equal(actual, oldest_first[plan.taps - 2 - tap])
         assert not any(b[i][:, width:].any() for b in (*gates, *spread)), "what pads a row is silent"
+
+
+def test_16_bit_numbers_are_the_same_rows(tiny):
+    decoder = tiny(torch.float32, width=150)
+    plan = layout.plan(decoder, 1, precision="fp16", together=8, shared=10**6)
+    folded = weights.fold(decoder)
+    _, gates, _ = zip(*unpacked(packing.pack(decoder, plan), plan), strict=True)
+    np.testing.assert_array_equal(in_order([b[1] for b in gates], 150), folded.current[1].astype(np.float16))
 
 
 def test_int8_rows_keep_their_scales(tiny):
@@ -139,8 +151,9 @@ def test_the_published_decoder_on_an_h200():
     few = layout.plan(sized(), 8, precision="fp16", **H200)
     assert (few.choirs, few.voices) == (1, 8), "one choir reads the weights once for all eight"
     many = layout.plan(sized(), 1024, precision="fp16", **H200)
-    assert many.choirs * many.voices >= 1024
-    assert many.voices > 32, "more choirs than are there together, as large as there is room for"
+    assert (many.choirs, many.voices) == (32, 32), "four times as many as are there together, all alike"
+    fewer = layout.plan(sized(), 256, precision="fp16", together=7, shared=H200["shared"])
+    assert (fewer.choirs, fewer.voices) == (7, 37), "none waits"
 
 
 @pytest.mark.parametrize("voices", [1, 3, 8, 30])

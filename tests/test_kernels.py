@@ -106,6 +106,7 @@ CHOIRS = [  # sizes, voices, blocks, warps and pieces: many and few of everythin
     (ODD, 3, 1, {"size": 1}),
     ({"width": 70, "kernel_size": 4}, 2, 8, {"size": 8, "kparts": 4}),
     ({"hop": 6}, 2, 2, {}),  # windows of two samples
+    ({"hop": 16, "stages": 5, "layers": 6}, 3, 2, {"window": 16}),
 ]
 
 
@@ -305,9 +306,12 @@ FAULTS_OF_CHOIRS = {
     ),
     "the past is not published": ("choirs.cu", "if (sample) cluster_wait();  // inputs", "if (sample) {}  // inputs"),
     "the past is published too early": (
-        "choirs.cu",
-        "      begin();\n      spread(0, t);",
-        "      cluster_arrive();\n      begin();\n      spread(0, t);\n#define cluster_arrive()",
+        ("choirs.cu", "    cluster_arrive();  // late", "    // late"),
+        (
+            "choirs.cu",
+            "      begin();\n      spread(0, t);",
+            "      cluster_arrive();\n      begin();\n      spread(0, t);",
+        ),
     ),
     "the codes are not waited for": ("choirs.cu", "ears.hear(here, CODE, VOICES * 4);", ""),
     "a window is one sample too late": ("choirs.cu", "t + sample - tap * gap,", "t + sample + 1 - tap * gap,"),
@@ -320,12 +324,13 @@ FAULTS = {"cuda": FAULTS_OF_VOICES, "clusters": FAULTS_OF_CHOIRS}
 
 @pytest.mark.parametrize(("engine", "fault"), [(engine, fault) for engine in FAULTS for fault in FAULTS[engine]])
 def test_a_fault_in_the_kernel_is_seen(tiny, engine, fault):
-    decoder = single(tiny, **ODD)
+    decoder, edit = single(tiny, **ODD), FAULTS[engine][fault]
+    edits = edit if isinstance(edit[0], tuple) else (edit,)
     expected, _ = scored(engine, decoder, Fibers(3), frames=2)
 
     def runs(seed):
         try:
-            score, _ = scored(engine, decoder, Fibers(3, seed=seed, edit=(FAULTS[engine][fault],)), frames=2)
+            score, _ = scored(engine, decoder, Fibers(3, seed=seed, edit=edits), frames=2)
         except RuntimeError as error:
             assert "waited in vain" in str(error)  # noqa: PT017
             return False

@@ -43,7 +43,8 @@ struct Block {
 };
 struct Cluster {  // of blocks; what its threads wrote, others see at random, or when all have met
   std::vector<Fiber*> waiting;
-  std::vector<std::function<void()>> unpublished;
+  struct Write { int turn; std::function<void()> make; };  // and which meeting publishes it
+  std::vector<Write> unpublished;
   int came = 0, turn = 0, there = 0;
 };
 inline std::vector<Cluster> clusters;
@@ -213,6 +214,7 @@ inline void expect(Barrier* barrier, int bytes) {
 }
 inline void arrive(Barrier* barrier) { expect(barrier, 0); }
 inline bool is_over(Barrier* barrier, int turn) { return barrier->turn != turn; }
+inline bool is_over_by_peers(Barrier* barrier, int turn) { return is_over(barrier, turn); }
 template <typename T> void send(void* place, const T& what, Barrier* barrier, int peer) {
   const int to = now->block / cluster_size * cluster_size + peer;
   auto there = [=](void* mine) { return blocks[to].shared.data() + ((unsigned char*)mine - blocks[now->block].shared.data()); };
@@ -238,8 +240,11 @@ template <typename T> void copy_in(T* to, const T* from, int bytes, Barrier* bar
 }
 inline void meet_cluster(Cluster& cluster) {
   if (cluster.came < cluster.there) return;
-  for (auto& write : cluster.unpublished) write();
-  cluster.unpublished.clear();
+  std::vector<Cluster::Write> later;
+  for (auto& write : cluster.unpublished)
+    if (write.turn > cluster.turn) later.push_back(write);
+    else write.make();
+  cluster.unpublished = later;
   cluster.came = 0, ++cluster.turn;
   wake(cluster.waiting);
 }
@@ -260,7 +265,8 @@ inline void cluster_wait() {
   now->arrived = -1;
 }
 template <typename T> void write_through(T* to, const T& what) {
-  cluster_of(*now).unpublished.push_back([=] { *to = what; });
+  Cluster& cluster = cluster_of(*now);
+  cluster.unpublished.push_back({cluster.turn + (now->arrived == cluster.turn), [=] { *to = what; }});
   yield();
 }
 inline void read_through(unsigned (&two)[2], const unsigned* from) { two[0] = from[0], two[1] = from[1]; }
@@ -335,9 +341,9 @@ inline bool launch(
     const bool is_mail = !under_way.empty() || !letters.empty();
     if (is_mail && (runnable.empty() || dice() % 4 == 0)) deliver();
     if (runnable.empty() && is_mail) continue;  // mail first
-    if (auto& some = clusters[dice() % clusters.size()].unpublished; !some.empty() && dice() % 64 == 0) {
+    if (auto& some = clusters[dice() % clusters.size()].unpublished; !some.empty() && dice() % 4096 == 0) {
       std::swap(some[dice() % some.size()], some.back());
-      some.back()();
+      some.back().make();
       some.pop_back();
     }
     if (runnable.empty() && held_back.empty())  // nothing will come: time passes

@@ -13,6 +13,7 @@ FEEDING = 4  # warps of which one copies: registers are given away by as many to
 SIZE = 16  # blocks of a choir: the most that an H100 lets talk to each other; the fewer, the less reading is shared
 EIGHT = 8  # channels at least that a block owns: 16-bit numbers are told in vectors of so many
 COLUMNS = 8  # of a tensor core's tile: a choir of fewer voices would read all weights for less
+MOST_VOICES = 40  # of a choir: more would need more registers than there are
 AHEAD = 8  # samples at most whose past taps are computed together
 PIECES = (3, 16)  # of the tape that are there at once: fewer would not hide the time they take to come
 BOXES = 6  # that the blocks of a choir tell each other in a sample
@@ -194,15 +195,15 @@ class Plan(NamedTuple):
 def plan(decoder: Decoder, batch: int, *, precision: str, together: int, shared: int, **changed: Any) -> Plan:
     """Deal a decoder out to choirs of blocks of so many bytes of shared memory each, `together` of them at a time.
 
-    Voices are spread over all choirs that can be there together, or over more if they have no room for so many, but
-    not so thinly that tiles stay empty. `changed` are sizes to be measured or tested with.
+    Voices are spread over all choirs that can be there together, or, where they have no room for so many, over
+    several times as many; but not so thinly that tiles stay empty. `changed` are sizes to be measured or tested with.
 
     Raises:
         DoesNotFit: not even one voice fits.
     """
     dilation = [block.dilated.dilation[0] for block in decoder.blocks]
     width, skip = decoder.start.out_channels, decoder.out.out_channels
-    wanted = changed.pop("voices", max(math.ceil(batch / together), min(batch, COLUMNS)))
+    asked = changed.pop("voices", None)
     blocks = changed.get("size", min(SIZE, 1 << (math.ceil(width / EIGHT) - 1).bit_length()))
     channels = _up(math.ceil(width / blocks), EIGHT if blocks > 1 else GROUP)
     kparts = _sharing(channels * blocks // GROUP, changed.pop("kparts", KPARTS))
@@ -224,13 +225,15 @@ def plan(decoder: Decoder, batch: int, *, precision: str, together: int, shared:
         precision=precision,
     )._replace(**changed)
     assert dilation == [2 ** (layer % sizes.stages) for layer in range(sizes.layers)]
-    voices = next((n for n in range(wanted, 0, -1) if sizes._replace(voices=n).shared_bytes <= shared), 0)
-    if not voices:
+    most = next((n for n in range(MOST_VOICES, 0, -1) if sizes._replace(voices=n).shared_bytes <= shared), 0)
+    if not most:
         raise DoesNotFit(
             f"one voice of width {width} needs {sizes.shared_bytes} bytes of shared memory a block, and here are "
             f"{shared}: use engine='batched'"
         )
-    choirs = math.ceil(batch / voices)
+    turns = math.ceil(batch / (together * most))
+    wanted = asked or max(math.ceil(batch / (together * turns)), min(batch, COLUMNS))
+    choirs = math.ceil(batch / min(wanted, most))
     sizes = sizes._replace(voices=math.ceil(batch / choirs), choirs=choirs)
     room = (shared - sizes.shared_bytes) // (sizes.piece + 16)
     return sizes._replace(pieces=changed.get("pieces", min(PIECES[1], sizes.pieces + room)))

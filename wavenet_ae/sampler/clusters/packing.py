@@ -14,8 +14,9 @@ from wavenet_ae.sampler.weights import Folded, fold
 class Packed(NamedTuple):
     """The weights as blocks read them: [block, ...] each, channels beyond the last being zeros.
 
-    A matrix is pieces of 16-byte vectors, [quad, part of the inputs, tile of 16 rows, upper or lower, lane]: a
-    lane has four inputs of a row, of one group or more. Rows of gates are a channel's sigmoid and tanh, in turn.
+    A matrix is pieces of 16-byte vectors, [quad of groups, part of the inputs, tile of 16 rows, vector, lane]: a
+    lane has four inputs of each group of an upper row and of a lower. The two vectors are a row's each, or of 16-bit
+    numbers a group's each, in the order in which they are multiplied. Rows of gates are a channel's two, in turn.
     """
 
     tape: np.ndarray  # [block, `Plan.tape`, 16 bytes]: past taps, the newer first; then layers, their gates first
@@ -63,14 +64,15 @@ def _spread(folded: Folded, plan: Plan) -> np.ndarray:
 
 
 def _tiles(matrix: np.ndarray, plan: Plan) -> np.ndarray:
-    """[..., rows, width] as lanes read it: [..., quad, part, tile, half, lane, bytes]."""
+    """[..., rows, width] as lanes read it: [..., quad, part, tile, vector, lane, bytes]."""
     *outer, rows, width = matrix.shape
     tiles, groups = -(-rows // 16), -(-width // (GROUP * plan.kparts))
     nothing = [(0, 0)] * len(outer)
     wide = np.pad(matrix, [*nothing, (0, 16 * tiles - rows), (0, groups * GROUP * plan.kparts - width)])
     dealt = wide.reshape(*outer, tiles, 2, 8, plan.kparts, groups, 4, 4)
     dealt = np.pad(dealt, [*nothing, *[(0, 0)] * 4, (0, plan.quads * plan.quad - groups), (0, 0), (0, 0)])
-    dealt = dealt.reshape(*outer, tiles, 2, 8, plan.kparts, plan.quads, plan.quad, 4, 4)
-    n = len(outer)  # tile, half, row, part, quad, group, lane, input -> quad, part, tile, half, row, lane, group, input
-    dealt = np.ascontiguousarray(dealt.transpose(*range(n), n + 4, n + 3, n, n + 1, n + 2, n + 6, n + 5, n + 7))
+    dealt = dealt.reshape(*outer, tiles, 2, 8, plan.kparts, plan.quads, plan.quad, 4, 2, 2)
+    tile, half, row, part, quad, group, lane, word, number = range(len(outer), dealt.ndim)
+    inside = (group, row, lane, word, half, number) if plan.quad == 2 else (half, row, lane, group, word, number)
+    dealt = np.ascontiguousarray(dealt.transpose(*range(len(outer)), quad, part, tile, *inside))
     return dealt.reshape(*outer, plan.quads, plan.kparts, tiles, 2, 32, 4 * plan.quad).view(np.uint8)

@@ -102,8 +102,10 @@ class Gpu:
         """How many clusters of a kernel's blocks can be there at the same time."""
         from cuda.bindings import driver
 
-        result = driver.cuOccupancyMaxActiveClusters(self._function(plan), _configuration(plan))
-        return 0 if result[0] == driver.CUresult.CUDA_ERROR_INVALID_CLUSTER_SIZE else int(_checked(result))
+        function, none = self._function(plan), driver.CUresult.CUDA_ERROR_INVALID_CLUSTER_SIZE
+        with torch.cuda.device(self.device):
+            result = driver.cuOccupancyMaxActiveClusters(function, _configuration(plan))
+        return 0 if result[0] in (none, driver.CUresult.CUDA_ERROR_INVALID_VALUE) else int(_checked(result))
 
     def _function(self, plan: Launched) -> Any:
         kernel = compiling.compiled(plan.kernel, plan.constants | self.changed, self.architecture)

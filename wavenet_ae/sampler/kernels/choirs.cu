@@ -18,14 +18,14 @@ constexpr int PLACES = VOICES < 8 ? round_up_to_power(VOICES) : divide_up(VOICES
 constexpr int COLUMNS = divide_up(PLACES, 8);                                              // in eights
 constexpr int GROUPS = WIDTH / GROUP, OWN_GROUPS = divide_up(GROUPS, KPARTS), QUADS = divide_up(OWN_GROUPS, A_QUAD);
 constexpr int GATE_TILES = divide_up(GATES, 16), SPREAD_TILES = divide_up(SPREAD, 16);
-constexpr int CELL = 64;  // quads of weights of 16 rows by A_QUAD groups: of each lane's upper row, then of its lower
+constexpr int CELL = 64;  // quads of weights of 16 rows by A_QUAD groups: two of each lane
+constexpr bool IS_EVEN = GROUPS % KPARTS == 0 && OWN_GROUPS % A_QUAD == 0;  // no part and no quad has fewer groups
 constexpr int GATE_PIECE = KPARTS * GATE_TILES * CELL, SPREAD_PIECE = KPARTS * SPREAD_TILES * CELL;
 constexpr int PIECE = GATE_PIECE > SPREAD_PIECE ? GATE_PIECE : SPREAD_PIECE;               // room for either
 constexpr int PART = (GATE_TILES > SPREAD_TILES ? GATE_TILES : SPREAD_TILES) * 16 + 4;     // four: no bank conflicts
 constexpr int NUMBER = BYTES < 4 ? 2 : 4, VECTOR = 16 / NUMBER;                            // bytes of an x; of them in a quad
 constexpr int EACH = divide_up(CHANNELS * VOICES, SINGERS), EACH_SAY = divide_up(SAYS * VOICES, SINGERS);  // of a thread
 constexpr bool GIVES = WARPS == 8 && THREADS == 384;  // as many registers as there are, where they are needed
-constexpr int OWN_VOICES = divide_up(VOICES, SIZE);  // whose codes a block draws
 static_assert(PIECE * 16 == PIECE_BYTES, "as it was laid out");
 static_assert(CHANNELS % VECTOR == 0 && SAYS % 4 == 0 && WIDTH % GROUP == 0, "numbers are told in quads");
 
@@ -66,6 +66,8 @@ __device__ constexpr int window_of(int layer) { return begin_of(layer, WINDOW_EX
 // Boxes: what all of a choir tell each other in a sample. Each has a barrier, and is told anew only after all have heard it.
 enum Box { INPUTS, OUTPUTS, SAID, HIDDEN, SCORED, CODE, BOXES };
 
+template <int COUNT> struct alignas(4 * COUNT) Some { float at[COUNT]; };
+
 // What a block has at hand.
 struct Here {
   const Call& call;
@@ -92,13 +94,18 @@ struct Here {
         ahead(call.ahead + blockIdx.x * (long long)AHEAD * VOICES * GATES),
         conditions(call.conditions + blockIdx.x * (long long)(LAYERS * GATES + SAYS) * VOICES) {}
 
-  // What a row of a layer's matrix gives: the sum over all parts of the inputs.
-  __device__ __forceinline__ float sum(int layer, int first, int row, int voice) const {
-    const float* p = parts + voice * PART + row;
-    float total = p[0];
+  // What COUNT rows of a layer's matrix give: sums over all parts of the inputs. They begin among the layer's at `first`.
+  template <int COUNT>
+  __device__ __forceinline__ Some<COUNT> sums(int layer, int first, int row, int voice) const {
+    auto part = [=](int k) { return *(const Some<COUNT>*)(parts + (k * PLACES + voice) * PART + row); };
+    Some<COUNT> total = part(0);
 #pragma unroll
-    for (int k = 1; k < KPARTS; ++k) total += p[k * PLACES * PART];
-    return BYTES == 1 ? total * own[OWN_SCALE + layer * (GATES + SPREAD) + first + row] : total;
+    for (int k = 1; k < KPARTS; ++k) {
+      const Some<COUNT> more = part(k);
+      for (int n = 0; n < COUNT; ++n) total.at[n] += more.at[n];
+    }
+    for (int n = 0; n < COUNT && BYTES == 1; ++n) total.at[n] *= own[OWN_SCALE + layer * (GATES + SPREAD) + first + row + n];
+    return total;
   }
   __device__ __forceinline__ float* condition(int layer, int voice) const { return conditions + (layer * VOICES + voice) * GATES; }
   __device__ __forceinline__ float* condition_out(int voice) const { return conditions + LAYERS * VOICES * GATES + voice * SAYS; }
@@ -155,8 +162,8 @@ struct Ears {
   __device__ __forceinline__ explicit Ears(unsigned* lost) : patience(lost) {}
   __device__ __forceinline__ void hear(const Here& here, Box box, int bytes) {
     if (!WAITS) return;
-    if (threadIdx.x == 0) expect(here.box + box, bytes);
-    await(here.box + box, turns >> box & 1, patience);
+    if (threadIdx.x == 0 && patience.is_left) expect(here.box + box, bytes);
+    await_peers(here.box + box, turns >> box & 1, patience);
     turns ^= 1u << box;
     __syncwarp();
   }
@@ -195,7 +202,6 @@ __device__ void feed(const Here& here) {
   Patience patience(here.call.lost);
   Tape tape(here);
   for (long long sample = 0; sample < here.call.frames * HOP; ++sample) {
-    if (sample) cluster_wait();
     if (threadIdx.x == SINGERS && MULTIPLIES) {
       const Quad* from = here.tape;
       for (int layer = 1; layer < LAYERS; ++layer)
@@ -208,10 +214,11 @@ __device__ void feed(const Here& here) {
       }
     }
     __syncwarp();
+    if (sample) cluster_wait();
     cluster_arrive();
   }
   cluster_wait();
-  if (threadIdx.x == SINGERS && !patience.is_left)  // nothing may come in after the block has left
+  if (threadIdx.x == SINGERS)  // nothing may come in after the block has left
     for (int n = 0; n < PIECES; ++n) {
       int rounds = tape.round + (n < tape.at);
       for (int looks = 0; rounds && looks < 1000 && !is_over(here.full + n, rounds - 1 & 1); ++looks) pause(1000);
@@ -236,13 +243,29 @@ __device__ __forceinline__ Row inputs_through(const unsigned char* at) {
   return row;
 }
 
+// A lane's weights of a tile of rows and a quad of groups.
+struct Cell {
+  Quad held[2];  // its upper row's and its lower row's; of 16-bit numbers a group's both, as they are multiplied
+
+  __device__ __forceinline__ explicit Cell(const Quad* from) : held{from[0], from[32]} {}
+  __device__ __forceinline__ Row row(int lower, int group) const {
+    if (BYTES != 2) return Row(held[lower], group);
+    Row row;
+    row.word[0] = held[group].at[lower], row.word[1] = held[group].at[2 + lower];
+    return row;
+  }
+};
+
 // A matrix of TILES tiles of rows times x or z: each warp takes some groups of inputs and some tiles.
 template <int TILES>
 __device__ __forceinline__ void multiply_matrix(const Here& here, const unsigned char* x, Tape& tape, Patience& patience) {
   if (!MULTIPLIES) return;
   constexpr int OWN_TILES = divide_up(TILES, MPARTS);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = lane / 4, t = lane % 4;
-  const int kpart = warp / MPARTS, mpart = warp % MPARTS;
+  const int lane = threadIdx.x % 32, column = lane / 4, t = lane % 4;
+  const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0), kpart = warp % KPARTS, mpart = warp / KPARTS;
+  auto is_group = [=](int quad, int k) {
+    return IS_EVEN || (quad * A_QUAD + k < OWN_GROUPS && kpart * OWN_GROUPS + quad * A_QUAD + k < GROUPS);
+  };
   Sums sums[OWN_TILES][COLUMNS] = {};
 #pragma unroll 1
   for (int quad = 0; quad < QUADS; ++quad) {
@@ -250,7 +273,7 @@ __device__ __forceinline__ void multiply_matrix(const Here& here, const unsigned
 #pragma unroll
     for (int k = 0; k < A_QUAD; ++k) {
       const int group = kpart * OWN_GROUPS + quad * A_QUAD + k;
-      if (quad * A_QUAD + k >= OWN_GROUPS || group >= GROUPS) continue;
+      if (!is_group(quad, k)) continue;
 #pragma unroll
       for (int n = 0; n < COLUMNS; ++n)
         if (int voice = n * 8 + column; voice < PLACES) in[k][n] = inputs_at(x + place(group * GROUP + 4 * t, voice));
@@ -260,13 +283,12 @@ __device__ __forceinline__ void multiply_matrix(const Here& here, const unsigned
     for (int own = 0; own < OWN_TILES; ++own) {
       const int tile = own * MPARTS + mpart;
       if (tile >= TILES) break;
-      const Quad* cell = piece + (kpart * TILES + tile) * CELL;
-      const Quad upper = cell[0], lower = cell[32];
+      const Cell cell(piece + (kpart * TILES + tile) * CELL);
 #pragma unroll
       for (int k = 0; k < A_QUAD; ++k)
-        if (quad * A_QUAD + k < OWN_GROUPS && kpart * OWN_GROUPS + quad * A_QUAD + k < GROUPS)
+        if (is_group(quad, k))
 #pragma unroll
-          for (int n = 0; n < COLUMNS; ++n) add_product(sums[own][n], Row(upper, k), Row(lower, k), in[k][n]);
+          for (int n = 0; n < COLUMNS; ++n) add_product(sums[own][n], cell.row(0, k), cell.row(1, k), in[k][n]);
     }
     tape.done();
   }
@@ -282,16 +304,45 @@ __device__ __forceinline__ void multiply_matrix(const Here& here, const unsigned
       }
 }
 
-// At the beginning of a layer's window: what the past adds to its gates, beside the condition, for all samples of it. A warp
-// takes some columns (a sample of a voice each) and all rows and inputs.
+// The past inputs that a sample begins with, from the GPU's memory to its cache: each block brings a part for all.
+__device__ __forceinline__ void bring_past_near(const Here& here, long long t) {
+  constexpr int LINE = 128, LINES = VOICES * WIDTH * NUMBER / LINE;  // of all voices' inputs of a layer
+  for (int layer = 1; layer < LAYERS; ++layer)
+    if (is_due(layer, t))
+      for (int n = threadIdx.x * SIZE + here.rank; n < (TAPS - 1) * window(layer) * LINES; n += SINGERS * SIZE) {
+        const int of = n / (LINES > 0 ? LINES : 1), tap = of / window(layer) + 1, sample = of % window(layer);
+        bring_near(here.past(layer, t + sample - tap * dilation(layer), 0, 0) + n % (LINES > 0 ? LINES : 1) * LINE);
+      }
+}
+
+// A piece of past taps times all inputs of a warp's columns, or of those of its first eights that are needed.
+template <bool ALL, int EIGHTS, int COUNT>
+__device__ __forceinline__ void add_past(
+    Sums (&sums)[GATE_TILES][EIGHTS], const Row (&in)[COUNT][EIGHTS], int each, const Quad* piece, int needed) {
+#pragma unroll
+  for (int at = 0; at < GATE_TILES * KPARTS; ++at) {
+    const int tile = at % GATE_TILES, kpart = at / GATE_TILES;
+    const Cell cell(piece + at * CELL);
+#pragma unroll
+    for (int k = 0; k < A_QUAD; ++k)
+#pragma unroll
+      for (int n = 0; n < EIGHTS; ++n)
+        if (ALL || n < needed)
+          add_product(sums[tile][n], cell.row(0, k), cell.row(1, k), in[(each * KPARTS + kpart) * A_QUAD + k][n]);
+  }
+}
+
+// At the beginning of a layer's window: what the past adds to its gates, for all samples of it. A warp takes some columns (a
+// sample of a voice each) and all rows and inputs.
 __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Patience& patience) {
   constexpr int ALL = divide_up(WINDOW * PLACES, 8), EIGHTS = divide_up(ALL, WARPS);  // of columns; a warp's
   constexpr int A_PIECE = KPARTS * A_QUAD, MOST = 64 / (A_PIECE * EIGHTS * NUMBER);   // groups; pieces at once, by registers
   constexpr int AT_ONCE = MOST < 1 ? 1 : MOST < QUADS ? MOST : QUADS;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = lane / 4, lane_t = lane % 4;
+  const int lane = threadIdx.x % 32, column = lane / 4, lane_t = lane % 4;
+  const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0);
   const int columns = window(layer) * PLACES, gap = dilation(layer);
   auto item = [=](int n) { return (n * WARPS + warp) * 8 + column; };
-  auto is_needed = [=](int n) { return (n * WARPS + warp) * 8 < columns; };
+  const int needed = divide_up(divide_up(columns, 8) - warp, WARPS);  // eights of this warp's
   auto voice_of = [=](int item) { return item % PLACES; };
   Sums sums[GATE_TILES][EIGHTS] = {};
   for (int tap = 1; tap < TAPS; ++tap)
@@ -313,18 +364,10 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
       for (int each = 0; each < AT_ONCE; ++each) {
         if (first + each >= QUADS) break;
         const Quad* piece = tape.next(patience) + lane;
-        if (is_needed(0))
-#pragma unroll
-          for (int cell = 0; cell < GATE_TILES * KPARTS; ++cell) {
-            const int tile = cell % GATE_TILES, kpart = cell / GATE_TILES;
-            const Quad upper = piece[cell * CELL], lower = piece[cell * CELL + 32];
-#pragma unroll
-            for (int k = 0; k < A_QUAD; ++k)
-#pragma unroll
-              for (int n = 0; n < EIGHTS; ++n)
-                if (is_needed(n))
-                  add_product(sums[tile][n], Row(upper, k), Row(lower, k), in[(each * KPARTS + kpart) * A_QUAD + k][n]);
-          }
+        if (needed == EIGHTS)
+          add_past<true>(sums, in, each, piece, needed);
+        else if (needed > 0)
+          add_past<false>(sums, in, each, piece, needed);
         tape.done();
       }
     }
@@ -339,7 +382,7 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
         if (at >= columns || voice >= VOICES || row >= GATES) continue;
         float sum = sums[tile][n].at[i];
         if (BYTES == 1) sum *= here.own[OWN_PAST_SCALE + (layer - 1) * GATES + row];
-        here.ahead_of(layer, t + at / PLACES, voice)[row] = sum + here.condition(layer, voice)[row];
+        here.ahead_of(layer, t + at / PLACES, voice)[row] = sum;
       }
 }
 
@@ -421,8 +464,10 @@ struct Singer {
 #pragma unroll
     for (int n = 0; n < EACH; ++n)  // on their way while the others are waited for
       if (int voice, channel; is_own(n, CHANNELS, voice, channel)) {
-        const float* from = TAPS > 1 ? here.ahead_of(layer, t, voice) : here.condition(layer, voice);
-        ahead[n][0] = from[2 * channel], ahead[n][1] = from[2 * channel + 1];
+        for (int half = 0; half < 2; ++half) {
+          const float past = TAPS > 1 ? here.ahead_of(layer, t, voice)[2 * channel + half] : 0.f;
+          ahead[n][half] = past + here.condition(layer, voice)[2 * channel + half];
+        }
       }
     ears.hear(here, INPUTS, WIDTH * VOICES * NUMBER);
     multiply_matrix<GATE_TILES>(here, here.inputs, tape, ears.patience);
@@ -431,8 +476,10 @@ struct Singer {
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
       float z = 0;
-      if (is_own(n, CHANNELS, voice, channel))
-        z = gate(here.sum(layer, 0, 2 * channel, voice) + ahead[n][0], here.sum(layer, 0, 2 * channel + 1, voice) + ahead[n][1]);
+      if (is_own(n, CHANNELS, voice, channel)) {
+        const Some<2> sums = here.sums<2>(layer, 0, 2 * channel, voice);
+        z = gate(sums.at[0] + ahead[n][0], sums.at[1] + ahead[n][1]);
+      }
       tell_channel(OUTPUTS, here.outputs, z, n, layer, t);
     }
   }
@@ -446,13 +493,13 @@ struct Singer {
     // These first: once all have told their channels, some go on, and write where sums were.
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n)
-      if (int voice, say; is_own(n, SAYS, voice, say)) said[n] += here.sum(layer, GATES, CHANNELS + say, voice);
+      if (int voice, say; is_own(n, SAYS, voice, say)) said[n] += here.sums<1>(layer, GATES, CHANNELS + say, voice).at[0];
     if (SAYS > CHANNELS) meet(1, SINGERS);  // there may be singers who have no channel to tell
 #pragma unroll
     for (int n = 0; n < EACH; ++n) {
       if (is_last) break;
       if (int voice, channel; is_own(n, CHANNELS, voice, channel))
-        x[n] += here.sum(layer, GATES, channel, voice) + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + channel];
+        x[n] += here.sums<1>(layer, GATES, channel, voice).at[0] + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + channel];
       tell_channel(INPUTS, here.inputs, x[n], n, layer + 1, t);
     }
 #pragma unroll
@@ -494,19 +541,27 @@ struct Singer {
                    [&](float sum, int voice, int row) { return fmaxf(sum + here.condition_out(voice)[row], 0.f); });
     conclude<SCORES>(call.scores + here.rank * (SCORES * SKIP / 4), HIDDEN, here.hidden,
                      [&](float sum, int, int row) { return sum + here.own[OWN_SCORES_BIAS + row]; });
-    ears.hear(here, SCORED, here.voices_drawn() * CODES * 4);
     const int lane = threadIdx.x % 32;
-    for (int own = threadIdx.x / 32; own < here.voices_drawn(); own += WARPS) {
+    int own = threadIdx.x / 32;
+    auto row_of = [=](int own) { return (long long)here.choir * VOICES + own * SIZE + here.rank; };
+    auto die_of = [=](int own) {
+      const bool is_thrown = own < here.voices_drawn() && !call.forced;
+      return is_thrown ? call.uniform[row_of(own) * call.frames * HOP + sample] : 0;
+    };
+    double die = die_of(own);  // on its way while scores are waited for
+    ears.hear(here, SCORED, here.voices_drawn() * CODES * 4);
+    for (; own < here.voices_drawn(); own += WARPS, die = die_of(own)) {
       const int voice = own * SIZE + here.rank;
-      const long long row = here.choir * VOICES + voice, at = row * call.frames * HOP + sample;
+      const long long row = row_of(own), at = row * call.frames * HOP + sample;
       const float* scored = here.scored + own * CODES;
       if (call.forced)
         for (int n = lane; n < CODES; n += 32) call.logits[(sample * (gridDim.x / SIZE) * VOICES + row) * CODES + n] = scored[n];
       const int code = call.forced ? (int)call.code[at]
-                                   : draw(scored, call.uniform[at], call.temperature, call.top_p, here.odds + own * CODES);
+                                   : draw(scored, die, call.temperature, call.top_p, here.odds + own * CODES);
       if (WAITS && lane < SIZE) send(here.code + voice, (unsigned)code, here.box + CODE, lane);
       if (!call.forced && lane == 0) call.code[at] = code;
     }
+    cluster_arrive();  // late: it takes until the GPU has all that was written
     ears.hear(here, CODE, VOICES * 4);
     for (int voice = threadIdx.x; voice < VOICES; voice += SINGERS) {
       float* level = here.level + voice * (LAGS + 1);
@@ -531,7 +586,7 @@ struct Singer {
         open_gates(layer, t);
         spread(layer, t);
       }
-      cluster_arrive();
+      bring_past_near(here, t + 1);
       decide(sample);
       if (meet_and_vote(1, SINGERS, !ears.patience.is_left)) break;
     }

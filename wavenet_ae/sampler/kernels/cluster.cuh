@@ -20,6 +20,12 @@ __device__ __forceinline__ void expect(Barrier* barrier, int bytes) {  // and ar
 }
 __device__ __forceinline__ bool is_over(Barrier* barrier, int turn) {  // looks for up to a microsecond
   unsigned over;
+  asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2, %3; selp.u32 %0, 1, 0, p; }"
+               : "=r"(over) : "r"(in_shared(barrier)), "r"(turn), "r"(1000) : "memory");
+  return over;
+}
+__device__ __forceinline__ bool is_over_by_peers(Barrier* barrier, int turn) {  // the same, where other blocks have written
+  unsigned over;
   asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2, %3; selp.u32 %0, 1, 0, p; }"
                : "=r"(over) : "r"(in_shared(barrier)), "r"(turn), "r"(1000) : "memory");
   return over;
@@ -73,4 +79,7 @@ __device__ __forceinline__ void read_through(unsigned (&two)[2], const unsigned*
 // Until a phase is over: the first of a barrier has turn 0, the next 1, the next 0.
 __device__ __forceinline__ void await(Barrier* barrier, int turn, Patience& patience) {
   for (patience.tries = 0; !is_over(barrier, turn) && patience.goes_on_alone();) LOOK_FOR(barrier);
+}
+__device__ __forceinline__ void await_peers(Barrier* barrier, int turn, Patience& patience) {
+  for (patience.tries = 0; !is_over_by_peers(barrier, turn) && patience.goes_on_alone();) LOOK_FOR(barrier);
 }
