@@ -5,9 +5,9 @@
 //
 // A layer costs two exchanges: every block tells all of its choir the inputs x of its channels, then their outputs z. Numbers
 // go straight into the others' shared memory, where a barrier counts their bytes. Weights do not fit there; but in which
-// order they are needed is known, so a warp of its own (the feeder) copies them in, a piece at a time, as on a tape that goes round
-// while the others (the singers) multiply. What the past adds to the gates of the samples of a window is computed at its
-// beginning: weights of past taps are read once for all of them.
+// order they are needed is known, so a warp of its own (the feeder) copies them in, a piece at a time, as on a tape that
+// goes round while the others (the singers) multiply. What the past adds to the gates of the samples of a window is
+// computed at its beginning: weights of past taps are read once for all of them.
 #include "cluster.cuh"
 #include "product.cuh"
 #include "draw.cuh"
@@ -154,7 +154,7 @@ __device__ __forceinline__ void tell(const Here& here, Box box, void* place, con
 }
 
 // How far a singer has come in what it hears: all of them wait for the same boxes in the same order, and so for each other,
-// since a box is full only when the block's own singers have told their part.
+// since a box is full only when all warps of all blocks have told their part.
 struct Ears {
   Patience patience;
   unsigned turns = 0;
@@ -306,12 +306,12 @@ __device__ __forceinline__ void multiply_matrix(const Here& here, const unsigned
 
 // The past inputs that a sample begins with, from the GPU's memory to its cache: each block brings a part for all.
 __device__ __forceinline__ void bring_past_near(const Here& here, long long t) {
-  constexpr int LINE = 128, LINES = VOICES * WIDTH * NUMBER / LINE;  // of all voices' inputs of a layer
+  constexpr int LINE = 128, LINES = divide_up(VOICES * WIDTH * NUMBER, LINE);  // of all voices' inputs of a layer
   for (int layer = 1; layer < LAYERS; ++layer)
     if (is_due(layer, t))
       for (int n = threadIdx.x * SIZE + here.rank; n < (TAPS - 1) * window(layer) * LINES; n += SINGERS * SIZE) {
-        const int of = n / (LINES > 0 ? LINES : 1), tap = of / window(layer) + 1, sample = of % window(layer);
-        bring_near(here.past(layer, t + sample - tap * dilation(layer), 0, 0) + n % (LINES > 0 ? LINES : 1) * LINE);
+        const int tap = n / LINES / window(layer) + 1, sample = n / LINES % window(layer);
+        bring_near(here.past(layer, t + sample - tap * dilation(layer), 0, 0) + n % LINES * LINE);
       }
 }
 
@@ -341,9 +341,8 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
   const int lane = threadIdx.x % 32, column = lane / 4, lane_t = lane % 4;
   const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0);
   const int columns = window(layer) * PLACES, gap = dilation(layer);
-  auto item = [=](int n) { return (n * WARPS + warp) * 8 + column; };
   const int needed = divide_up(divide_up(columns, 8) - warp, WARPS);  // eights of this warp's
-  auto voice_of = [=](int item) { return item % PLACES; };
+  auto column_of = [=](int n, int column) { return (n * WARPS + warp) * 8 + column; };
   Sums sums[GATE_TILES][EIGHTS] = {};
   for (int tap = 1; tap < TAPS; ++tap)
 #pragma unroll 1
@@ -355,8 +354,8 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
         const int group = kpart * OWN_GROUPS + at;
 #pragma unroll
         for (int n = 0; n < EIGHTS; ++n) {
-          const int sample = item(n) / PLACES, voice = voice_of(item(n));
-          if (item(n) < columns && voice < VOICES && at < OWN_GROUPS && group < GROUPS)
+          const int at_column = column_of(n, column), sample = at_column / PLACES, voice = at_column % PLACES;
+          if (at_column < columns && voice < VOICES && at < OWN_GROUPS && group < GROUPS)
             in[k][n] = inputs_through(here.past(layer, t + sample - tap * gap, voice, group * GROUP + 4 * lane_t));
         }
       }
@@ -377,8 +376,7 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
     for (int n = 0; n < EIGHTS; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int at = (n * WARPS + warp) * 8 + 2 * lane_t + i % 2, row = tile * 16 + column + i / 2 * 8;
-        const int voice = voice_of(at);
+        const int at = column_of(n, 2 * lane_t + i % 2), voice = at % PLACES, row = tile * 16 + column + i / 2 * 8;
         if (at >= columns || voice >= VOICES || row >= GATES) continue;
         float sum = sums[tile][n].at[i];
         if (BYTES == 1) sum *= here.own[OWN_PAST_SCALE + (layer - 1) * GATES + row];
