@@ -125,9 +125,12 @@ def compiles(plan, architecture, needs, what):
 
 
 @pytest.mark.parametrize("part", ["WAITS", "MULTIPLIES"])
-def test_the_kernel_compiles_without_a_part_of_it_to_measure_the_rest(cached, part):
-    whole = constants(width=64, layers=4)
-    less, all_of_it = (compiling.compiled(KERNEL, sizes, "sm_90a") for sizes in (whole | {part: 0}, whole))
+@pytest.mark.parametrize("layout_of", [layout.plan, clusters.layout.plan], ids=["voices", "choirs"])
+def test_a_kernel_compiles_without_a_part_of_it_to_measure_the_rest(cached, part, layout_of):
+    room = {"blocks": 132} if layout_of is layout.plan else {"together": 8}
+    plan = layout_of(decoder_of(64, layers=4), 1, precision="fp16", shared=227 * KB, **room)
+    sizes = plan.constants | {part: 0}, plan.constants
+    less, all_of_it = (compiling.compiled(plan.kernel, each, "sm_90a") for each in sizes)
     assert len(less.cubin) < len(all_of_it.cubin)
 
 
