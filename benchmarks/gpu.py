@@ -39,7 +39,8 @@ VOICES = {  # that are timed
 }
 CHOIRS = (  # voices, and how they are dealt to clusters of blocks otherwise than by default
     (8, {"voices": 1}), (8, {"voices": 4}), (64, {"voices": 32}), (256, {"voices": 16}), (256, {"size": 8}),
-    (8, {"pieces": 4}), (8, {"window": 16}),
+    (256, {"gathers": 1}),
+    (8, {"gathers": 1}), (8, {"pieces": 4}), (8, {"window": 16}),
 )  # fmt: skip
 TRAINING = (32, 6144)
 SHORT = 32  # samples in a run of an engine that takes milliseconds for each

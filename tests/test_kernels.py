@@ -106,6 +106,7 @@ CHOIRS = [  # sizes, voices, blocks, warps and pieces: many and few of everythin
     (ODD, 3, 1, {"size": 1}),
     ({"width": 70, "kernel_size": 4}, 2, 8, {"size": 8, "kparts": 4}),
     ({"hop": 6}, 2, 2, {}),  # windows of two samples
+    ({"width": 30}, 5, 2, {"gathers": 1}),
     ({"hop": 16, "stages": 5, "layers": 6}, 3, 2, {"window": 16}),
 ]
 
@@ -294,8 +295,8 @@ FAULTS_OF_CHOIRS = {
         "multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);\n    meet(1, SINGERS);",
         "multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);",
     ),
-    "inputs are not waited for": ("choirs.cu", "ears.hear(here, INPUTS, WIDTH * VOICES * NUMBER);", ""),
-    "outputs are not waited for": ("choirs.cu", "ears.hear(here, OUTPUTS, WIDTH * VOICES * NUMBER);", ""),
+    "inputs are not waited for": ("choirs.cu", "ears.hear(here, INPUTS, BOX_BYTES);", ""),
+    "outputs are not waited for": ("choirs.cu", "ears.hear(here, OUTPUTS, BOX_BYTES);", ""),
     "too few bytes are waited for": ("choirs.cu", "(here.box + box, bytes)", "(here.box + box, bytes - 16)"),
     "the sample before is taken for this one": ("choirs.cu", "turns ^= 1u << box;", ""),
     "a piece is taken for the one before": ("choirs.cu", "await(here.full + at, round & 1, patience);", ""),

@@ -238,6 +238,18 @@ template <typename T> void copy_in(T* to, const T* from, int bytes, Barrier* bar
     });
   yield();
 }
+inline void let_copies_see() {}
+inline void copy_out(void* place, int bytes, Barrier* barrier, int peer) {  // read when it arrives, part by part
+  const int to = now->block / cluster_size * cluster_size + peer;
+  auto there = [=](void* mine) { return blocks[to].shared.data() + ((unsigned char*)mine - blocks[now->block].shared.data()); };
+  for (int n = 0; n < bytes; n += 16)
+    letters.push_back([=, from = (unsigned char*)place + n, at = there(place) + n, counted = (Barrier*)there(barrier)] {
+      std::memcpy(at, from, 16);
+      counted->bytes -= 16;
+      settle(counted);
+    });
+  yield();
+}
 inline void meet_cluster(Cluster& cluster) {
   if (cluster.came < cluster.there) return;
   std::vector<Cluster::Write> later;

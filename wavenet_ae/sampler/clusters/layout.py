@@ -36,6 +36,7 @@ class Plan(NamedTuple):
     mparts: int
     window: int  # samples whose past taps are computed together
     pieces: int  # of the tape that are in shared memory
+    gathers: int  # 1: a block tells all its channels' numbers in one copy to each other, not each as it is known
     precision: str
 
     @property
@@ -176,7 +177,7 @@ class Plan(NamedTuple):
     def constants(self) -> dict[str, int]:
         """What the kernel is compiled with."""
         names = ("width", "skip", "layers", "stages", "taps", "dims", "hop", "voices", "size", "kparts", "mparts")
-        derived = ("window", "pieces", "threads", "channels", "says", "scores", "tape", "history", "ahead")
+        derived = ("window", "pieces", "gathers", "threads", "channels", "says", "scores", "tape", "history", "ahead")
         sizes = {name: getattr(self, name) for name in (*names, *derived)}
         sizes |= {"bytes": BYTES[self.precision], "half": int(self.precision != "bf16"), "piece_bytes": self.piece}
         sizes |= {"own": size(self.own), "told": size(self.told)}
@@ -222,6 +223,7 @@ def plan(decoder: Decoder, batch: int, *, precision: str, together: int, shared:
         mparts=MPARTS,
         window=math.gcd(decoder.hop, AHEAD),
         pieces=PIECES[0],
+        gathers=0,
         precision=precision,
     )._replace(**changed)
     assert dilation == [2 ** (layer % sizes.stages) for layer in range(sizes.layers)]

@@ -26,6 +26,9 @@ constexpr int PART = (GATE_TILES > SPREAD_TILES ? GATE_TILES : SPREAD_TILES) * 1
 constexpr int NUMBER = BYTES < 4 ? 2 : 4, VECTOR = 16 / NUMBER;                            // bytes of an x; of them in a quad
 constexpr int EACH = divide_up(CHANNELS * VOICES, SINGERS), EACH_SAY = divide_up(SAYS * VOICES, SINGERS);  // of a thread
 constexpr bool GIVES = WARPS == 8 && THREADS == 384;  // as many registers as there are, where they are needed
+constexpr int SLICE = CHANNELS * PLACES * NUMBER;  // bytes of a block's own channels among x or z
+constexpr int BOX_BYTES = GATHERS ? (SIZE - 1) * SLICE : WIDTH * VOICES * NUMBER;  // that others tell
+static_assert(!GATHERS || CHANNELS % GROUP == 0, "a block's own lie together");
 static_assert(PIECE * 16 == PIECE_BYTES, "as it was laid out");
 static_assert(CHANNELS % VECTOR == 0 && SAYS % 4 == 0 && WIDTH % GROUP == 0, "numbers are told in quads");
 
@@ -422,8 +425,19 @@ struct Singer {
     const Quad q = numbers(value);
     if (!is_there) return;
     const int first = here.rank * CHANNELS + channel / VECTOR * VECTOR;
-    tell(here, box, to + place(first, voice), q, VECTOR);
+    if (!GATHERS)
+      tell(here, box, to + place(first, voice), q, VECTOR);
+    else if (channel % VECTOR == 0)
+      *(Quad*)(to + place(first, voice)) = q;
     if (TAPS > 1 && box == INPUTS && channel % VECTOR == 0) write_through((Quad*)here.past(layer, t, voice, first), q);
+  }
+  // All channels of the block, in one copy for each other block.
+  __device__ __forceinline__ void tell_gathered(Box box, unsigned char* to) {
+    if (!GATHERS) return;
+    let_copies_see();
+    meet(1, SINGERS);
+    const int peer = threadIdx.x;
+    if (WAITS && peer < SIZE && peer != here.rank) copy_out(to + place(here.rank * CHANNELS, 0), SLICE, here.box + box, peer);
   }
   __device__ __forceinline__ void tell_says(Box box, float* to, float value, int n) {
     int voice, say;
@@ -450,6 +464,7 @@ struct Singer {
       }
       tell_channel(OUTPUTS, here.outputs, z, n, 0, 0);
     }
+    tell_gathered(OUTPUTS, here.outputs);
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n)
       if (int voice, say; is_own(n, SAYS, voice, say))
@@ -467,7 +482,7 @@ struct Singer {
           ahead[n][half] = past + here.condition(layer, voice)[2 * channel + half];
         }
       }
-    ears.hear(here, INPUTS, WIDTH * VOICES * NUMBER);
+    ears.hear(here, INPUTS, BOX_BYTES);
     multiply_matrix<GATE_TILES>(here, here.inputs, tape, ears.patience);
     meet(1, SINGERS);
 #pragma unroll
@@ -480,11 +495,12 @@ struct Singer {
       }
       tell_channel(OUTPUTS, here.outputs, z, n, layer, t);
     }
+    tell_gathered(OUTPUTS, here.outputs);
   }
 
   // From everybody's outputs the next layer's inputs, and what this one says to the output.
   __device__ __forceinline__ void spread(int layer, long long t) {
-    ears.hear(here, OUTPUTS, WIDTH * VOICES * NUMBER);
+    ears.hear(here, OUTPUTS, BOX_BYTES);
     multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);
     meet(1, SINGERS);
     const bool is_last = layer + 1 == LAYERS;
@@ -500,6 +516,7 @@ struct Singer {
         x[n] += here.sums<1>(layer, GATES, channel, voice).at[0] + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + channel];
       tell_channel(INPUTS, here.inputs, x[n], n, layer + 1, t);
     }
+    if (!is_last) tell_gathered(INPUTS, here.inputs);
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n)
       if (is_last) tell_says(SAID, here.said, fmaxf(said[n], 0.f), n);

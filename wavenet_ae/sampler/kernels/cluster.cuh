@@ -53,6 +53,13 @@ __device__ __forceinline__ void send(void* place, unsigned word, Barrier* barrie
                :: "r"(of_peer(place, peer)), "r"(word), "r"(of_peer(barrier, peer)) : "memory");
 }
 
+// From one's own shared memory to where it is in another block's; first, copies must be let see what was written.
+__device__ __forceinline__ void let_copies_see() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ __forceinline__ void copy_out(void* place, int bytes, Barrier* barrier, int peer) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+               :: "r"(of_peer(place, peer)), "r"(in_shared(place)), "r"(bytes), "r"(of_peer(barrier, peer)) : "memory");
+}
+
 // All threads of the cluster: what one wrote before it arrived, all see after they have waited.
 __device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
