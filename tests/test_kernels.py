@@ -353,6 +353,16 @@ NEVER_IN_CHOIRS = {
     "a piece of the tape": ("choirs.cu", "copy_in(here.pieces", "if (at) copy_in(here.pieces"),
     "room for a piece": ("choirs.cu", "if (threadIdx.x % 32 == 0) arrive(here.empty + at);", ""),
 }
+
+
+def test_numbers_are_gathered_before_they_are_told(tiny):
+    decoder = single(tiny, width=30)
+    early = ("choirs.cu", "    let_copies_see();\n    meet(1, SINGERS);", "    let_copies_see();")
+    expected, _ = scored("clusters", decoder, Fibers(2), frames=1)
+    assert torch.equal(scored("clusters", decoder, Fibers(2), frames=1, gathers=1)[0], expected)
+    assert not torch.equal(scored("clusters", decoder, Fibers(2, edit=(early,)), frames=1, gathers=1)[0], expected)
+
+
 NEVER_IN_VOICES = {
     "a number": ("voices.cu", "if (here.first + channel >= WIDTH) return;", "return;"),
     "the end of remembering": ("voices.cu", "announce(here.done + layer, (int)sample + 1)", "announce(here.done, 0)"),
