@@ -135,7 +135,7 @@ def test_auto_leaves_out_an_engine_without_room_and_says_so(tiny, monkeypatch, c
     decoder = tiny(torch.float32)
     gpu = object.__new__(device.Gpu)
     gpu.device, gpu.blocks, gpu.shared = decoder.start.weight.device, blocks, shared
-    gpu.load = lambda plan: gpu._check(None, plan)
+    gpu._function = lambda plan: None
     occupancy = SimpleNamespace(cuOccupancyMaxActiveBlocksPerMultiprocessor=lambda *_: (0, 0))
     monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(driver=occupancy))
     monkeypatch.setattr(cuda, "unavailable", lambda *_: None)
