@@ -12,24 +12,15 @@ import torch
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler import DoesNotFit, cuda
 from wavenet_ae.sampler.clusters import layout, packing
-from wavenet_ae.sampler.cuda import dealing, device
-from wavenet_ae.sampler.cuda.staying import Launch, Staying
+from wavenet_ae.sampler.cuda import dealing, device, staying
 
 
 @runtime_checkable
-class Machine(Protocol):
-    """What runs the kernel: a GPU, or a test's stand-in for one."""
-
-    device: torch.device
-    blocks: int  # that can be there at the same time
-    shared: int  # bytes of shared memory that each may have
+class Machine(staying.Machine, Protocol):
+    """What runs the kernel, and knows of clusters."""
 
     def together(self, plan: layout.Plan) -> int:
         """How many choirs can be there at the same time."""
-        ...
-
-    def load(self, plan: layout.Plan) -> Launch:
-        """The kernel for these sizes: called with a `Call` it runs to its end, or at least in order."""
         ...
 
 
@@ -39,7 +30,7 @@ def unavailable(decoder: Decoder, precision: str) -> str | None:
     return reason or device.unavailable(decoder.start.weight.device, oldest=(9, 0))
 
 
-class Voices(Staying):
+class Voices(staying.Staying):
     """Blocks' weights and memory on one GPU, and a kernel compiled for just these sizes.
 
     With `fp32`, products are as exact as float32's. `fp16`, `bf16` and `int8` are how the large matrices are stored,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import DoesNotFit
-from wavenet_ae.sampler.cuda.layout import BYTES, GROUP, MOST_TRIES, offsets, size
+from wavenet_ae.sampler.cuda import dealing
+from wavenet_ae.sampler.cuda.layout import BYTES, GROUP, MOST_TRIES, offsets, sharing, size
 
 KPARTS, MPARTS = 4, 2  # warps of a block that multiply: so many parts of the inputs, and of the rows
 FEEDING = 4  # warps of which one copies: registers are given away by as many together
@@ -113,25 +114,13 @@ class Plan(NamedTuple):
     @property
     def own(self) -> dict[str, tuple[int, ...]]:
         """What a block reads in every sample beside matrices, in order."""
-        gates, layers, taps = 2 * self.channels, self.layers, self.taps
-        scaled = self.precision == "int8"
-        return {
-            "first": (2 * taps - 1, gates),
-            "first_bias": (taps, gates),
-            "start": (taps, self.channels),
-            "said": (taps, self.says),
-            "said_bias": (self.says,),
-            "residual_bias": (layers - 1, self.channels),
-            "scores_bias": (self.scores,),
-            "scale": (layers, gates + self.spread) if scaled else (0,),
-            "past_scale": (layers - 1, gates) if scaled else (0,),
-        }
+        gates = 2 * self.channels
+        return dealing.own_shapes(self, (gates + self.spread,), (gates,))
 
     @property
     def told(self) -> dict[str, tuple[int, ...]]:
         """What a block multiplies an embedding by, in order."""
-        rows = self.layers * 2 * self.channels + self.says
-        return {"weight": (self.dims, rows), "bias": (rows,)}
+        return dealing.told_shapes(self)
 
     @property
     def shared(self) -> dict[str, tuple[int, ...]]:
@@ -207,7 +196,7 @@ def plan(decoder: Decoder, batch: int, *, precision: str, together: int, shared:
     asked = changed.pop("voices", None)
     blocks = changed.get("size", min(SIZE, 1 << (math.ceil(width / EIGHT) - 1).bit_length()))
     channels = _up(math.ceil(width / blocks), EIGHT if blocks > 1 else GROUP)
-    kparts = _sharing(channels * blocks // GROUP, changed.pop("kparts", KPARTS))
+    kparts = sharing(channels * blocks // GROUP, changed.pop("kparts", KPARTS))
     sizes = Plan(
         width=channels * blocks,
         skip=_up(math.ceil(skip / blocks), 4) * blocks,
@@ -243,9 +232,3 @@ def plan(decoder: Decoder, batch: int, *, precision: str, together: int, shared:
 
 def _up(number: int, whole: int) -> int:
     return -(-number // whole) * whole
-
-
-def _sharing(groups: int, most: int) -> int:
-    """Parts that share so many groups evenly."""
-    each = -(-groups // most)
-    return -(-groups // each)

@@ -2,26 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
 
 import torch
 
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.sampler.cuda import compiling, dealing, device, layout, packing
-from wavenet_ae.sampler.cuda.staying import Launch, Staying
-
-
-@runtime_checkable
-class Machine(Protocol):
-    """What runs the kernel: a GPU, or a test's stand-in for one."""
-
-    device: torch.device
-    blocks: int  # that can be there at the same time
-    shared: int  # bytes of shared memory that each may have
-
-    def load(self, plan: layout.Plan) -> Launch:
-        """The kernel for these sizes: called with a `Call` it runs to its end, or at least in order."""
-        ...
+from wavenet_ae.sampler.cuda.staying import Machine, Staying
 
 
 def unavailable(decoder: Decoder, precision: str) -> str | None:

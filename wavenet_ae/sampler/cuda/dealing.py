@@ -11,7 +11,7 @@ from wavenet_ae.sampler.weights import Folded, to_bf16
 
 
 @runtime_checkable
-class Dealt(Protocol):
+class Sizes(Protocol):
     """Among whom rows are dealt out, and how many each owns."""
 
     @property
@@ -48,6 +48,21 @@ class Dealt(Protocol):
     def taps(self) -> int:
         """Of a dilated convolution."""
         ...
+
+    @property
+    def dims(self) -> int:
+        """Numbers of an embedding's frame."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """How matrices are stored."""
+        ...
+
+
+@runtime_checkable
+class Dealt(Sizes, Protocol):
+    """The same, and the tables that each has."""
 
     @property
     def own(self) -> dict[str, tuple[int, ...]]:
@@ -87,6 +102,29 @@ def gate_rows(matrix: np.ndarray, among: Dealt) -> np.ndarray:
 def no_rows(rows: int, among: Dealt) -> np.ndarray:
     """Zeros in place of rows that are never heard."""
     return np.zeros((among.blocks, rows, among.width), np.float32)
+
+
+def own_shapes(among: Sizes, rows: tuple[int, ...], past: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """What each reads in every sample beside matrices, in order; with scales of rows and past rows in int8."""
+    gates, layers, taps = 2 * among.channels, among.layers, among.taps
+    scaled = among.precision == "int8"
+    return {
+        "first": (2 * taps - 1, gates),
+        "first_bias": (taps, gates),
+        "start": (taps, among.channels),
+        "said": (taps, among.says),
+        "said_bias": (among.says,),
+        "residual_bias": (layers - 1, among.channels),
+        "scores_bias": (among.scores,),
+        "scale": (layers, *rows) if scaled else (0,),
+        "past_scale": (layers - 1, *past) if scaled else (0,),
+    }
+
+
+def told_shapes(among: Sizes) -> dict[str, tuple[int, ...]]:
+    """What each multiplies an embedding by, in order."""
+    rows = among.layers * 2 * among.channels + among.says
+    return {"weight": (among.dims, rows), "bias": (rows,)}
 
 
 def own(folded: Folded, scales: tuple[np.ndarray, np.ndarray] | None, among: Dealt) -> np.ndarray:

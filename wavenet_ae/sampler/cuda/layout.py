@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import DoesNotFit
+from wavenet_ae.sampler.cuda import dealing
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # of a weight
 HEARING, REMEMBERING = 4, 8  # warps of a block that hear and multiply, and that compute what the past adds
@@ -97,25 +98,12 @@ class Plan(NamedTuple):
     @property
     def own(self) -> dict[str, tuple[int, ...]]:
         """What a block reads in every sample beside matrices, in order."""
-        gates, layers, taps = 2 * self.channels, self.layers, self.taps
-        scaled = self.precision == "int8"
-        return {
-            "first": (2 * taps - 1, gates),
-            "first_bias": (taps, gates),
-            "start": (taps, self.channels),
-            "said": (taps, self.says),
-            "said_bias": (self.says,),
-            "residual_bias": (layers - 1, self.channels),
-            "scores_bias": (self.scores,),
-            "scale": (layers, self.rows) if scaled else (0,),
-            "past_scale": (layers - 1, taps - 1, gates) if scaled else (0,),
-        }
+        return dealing.own_shapes(self, (self.rows,), (self.taps - 1, 2 * self.channels))
 
     @property
     def told(self) -> dict[str, tuple[int, ...]]:
         """What a block multiplies an embedding by, in order."""
-        rows = self.layers * 2 * self.channels + self.says
-        return {"weight": (self.dims, rows), "bias": (rows,)}
+        return dealing.told_shapes(self)
 
     @property
     def mail(self) -> dict[str, tuple[int, ...]]:
@@ -209,7 +197,7 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
         hop=decoder.hop,
         voices=voices,
         blocks=-(-width // channels),
-        hearing=_sharing(width // GROUP, changed.pop("hearing", HEARING)),
+        hearing=sharing(width // GROUP, changed.pop("hearing", HEARING)),
         remembering=REMEMBERING if BYTES[precision] < 4 else REMEMBERING // 2,  # float32 needs more registers
         window=min(AHEAD, 2 ** int(math.log2(COLUMNS // voices)), max(dilation)),
         resident=0,
@@ -240,7 +228,7 @@ def size(regions: dict[str, tuple[int, ...]], whole: int = 1) -> int:
     return offsets(regions | {"": (0,)}, whole)[""]
 
 
-def _sharing(groups: int, most: int) -> int:
+def sharing(groups: int, most: int) -> int:
     """Warps that share so many groups evenly, none of them idle: one with nothing to wait for would run away."""
     each = -(-groups // most)
     return -(-groups // each)

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +12,25 @@ from torch import Tensor
 from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import check_shapes
+from wavenet_ae.sampler.cuda.device import Launched
 
 FRAMES = 2  # of one launch: between two, an interrupt is heard and what is done can be handed out
 CALL = struct.Struct("<14Q3q2d")  # a kernel's `Call`
 
 Launch = Callable[[bytes], None]
+
+
+@runtime_checkable
+class Machine(Protocol):
+    """What runs a kernel: a GPU, or a test's stand-in for one."""
+
+    device: torch.device
+    blocks: int  # that can be there at the same time
+    shared: int  # bytes of shared memory that each may have
+
+    def load(self, plan: Launched) -> Launch:
+        """The kernel for these sizes: called with a `Call` it runs to its end, or at least in order."""
+        ...
 
 
 class Staying:
@@ -66,7 +81,8 @@ class Staying:
         told = embedding.permute(2, 0, 1).to(self.device, torch.float32)
         silent = self.voices - self.batch
         for frames, some in zip(told.split(FRAMES), samples.split(FRAMES * self.decoder.hop, dim=-1), strict=True):
-            yield F.pad(frames, (0, 0, 0, silent)).contiguous(), F.pad(some.to(self.device, dtype), (0, 0, 0, silent))
+            padded = F.pad(some.to(self.device, dtype), (0, 0, 0, silent))
+            yield F.pad(frames, (0, 0, 0, silent)).contiguous(), padded.contiguous()
 
     def _run(
         self,
@@ -81,10 +97,8 @@ class Staying:
         if not self.intact:
             raise RuntimeError("these voices were broken off inside a launch and cannot go on: open new ones")
         self.intact = False
-        die = None if die is None else die.contiguous()
-        code_there = code.contiguous()
         known = [tensor.data_ptr() for tensor in (*self.memory, self.lost, told)]
-        traffic = [0 if each is None else each.data_ptr() for each in (die, code_there, logits)]
+        traffic = [0 if each is None else each.data_ptr() for each in (die, code, logits)]
         self.launch(CALL.pack(*known, *traffic, self.clock, len(told), die is None, *settings))
         if self.lost[0].item():  # waits for the launch
             raise RuntimeError(
