@@ -9,10 +9,9 @@
 // goes round while the others (the singers) multiply. What the past adds to the gates of the samples of a window is
 // computed at its beginning: weights of past taps are read once for all of them.
 #include "cluster.cuh"
-#include "product.cuh"
-#include "draw.cuh"
+#include "tables.cuh"
 
-constexpr int GATES = 2 * CHANNELS, SPREAD = CHANNELS + SAYS, LAGS = 2 * TAPS - 1;
+constexpr int SPREAD = CHANNELS + SAYS;
 constexpr int WARPS = KPARTS * MPARTS, SINGERS = 32 * WARPS;
 constexpr int PLACES = VOICES < 8 ? round_up_to_power(VOICES) : divide_up(VOICES, 8) * 8;  // columns of the voices
 constexpr int COLUMNS = divide_up(PLACES, 8);                                              // in eights
@@ -47,8 +46,6 @@ struct Call {
   double temperature, top_p;
 };
 
-__device__ constexpr int dilation(int layer) { return 1 << layer % STAGES; }
-__device__ constexpr int window(int layer) { return dilation(layer) < WINDOW ? dilation(layer) : WINDOW; }
 __device__ constexpr bool is_due(int layer, long long t) { return TAPS > 1 && (t & window(layer) - 1) == 0; }
 __device__ constexpr int ring(int layer) { return (TAPS - 1) * dilation(layer); }
 __device__ constexpr int slot(long long t, int layer) {  // of a sample that may be as long before the first as the ring
@@ -84,7 +81,8 @@ struct Here {
   Quad* pieces;
   const Quad* tape;
   unsigned char* history;
-  float *ahead, *conditions;
+  float* ahead;
+  const Conditions told;
 
   __device__ Here(const Call& call, unsigned char* shared)
       : call(call), rank(blockIdx.x % SIZE), choir(blockIdx.x / SIZE), inputs(shared + SHARED_INPUTS),
@@ -95,7 +93,7 @@ struct Here {
         pieces((Quad*)(shared + SHARED_PIECES)), tape(call.tape + rank * (long long)TAPE),
         history(call.history + choir * (long long)HISTORY * VOICES * WIDTH * NUMBER),
         ahead(call.ahead + blockIdx.x * (long long)AHEAD * VOICES * GATES),
-        conditions(call.conditions + blockIdx.x * (long long)(LAYERS * GATES + SAYS) * VOICES) {}
+        told{call.conditions + blockIdx.x * (long long)(LAYERS * GATES + SAYS) * VOICES} {}
 
   // What COUNT rows of a layer's matrix give: sums over all parts of the inputs. They begin among the layer's at `first`.
   template <int COUNT>
@@ -110,19 +108,12 @@ struct Here {
     for (int n = 0; n < COUNT && BYTES == 1; ++n) total.at[n] *= own[OWN_SCALE + layer * (GATES + SPREAD) + first + row + n];
     return total;
   }
-  __device__ __forceinline__ float* condition(int layer, int voice) const { return conditions + (layer * VOICES + voice) * GATES; }
-  __device__ __forceinline__ float* condition_out(int voice) const { return conditions + LAYERS * VOICES * GATES + voice * SAYS; }
+  __device__ __forceinline__ Levels levels(int voice) const { return Levels(level, voice); }
   __device__ __forceinline__ float* ahead_of(int layer, long long t, int voice) const {
     return ahead + ((window_of(layer) + (int)(t & window(layer) - 1)) * VOICES + voice) * GATES;
   }
   __device__ __forceinline__ unsigned char* past(int layer, long long t, int voice, int channel) const {
     return history + (((ring_of(layer) + slot(t, layer)) * (long long)VOICES + voice) * WIDTH + channel) * NUMBER;
-  }
-  // A sum over the last few levels heard, each with a row of `table`.
-  __device__ float of_levels(const float* table, int rows, int row, int lags, int voice) const {
-    float sum = 0;
-    for (int lag = 0; lag < lags; ++lag) sum += table[lag * rows + row] * level[voice * (LAGS + 1) + lag];
-    return sum;
   }
   __device__ __forceinline__ int voices_drawn() const { return divide_up(VOICES - rank, SIZE); }
 };
@@ -387,23 +378,6 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
       }
 }
 
-// Once a frame: what the embedding adds to the block's own rows.
-__device__ void be_told(const Here& here, long long frame) {
-  constexpr int ALL = LAYERS * GATES;
-  const float* table = here.call.told + here.rank * TOLD;
-  const float* embedding = here.call.embedding + (frame * (gridDim.x / SIZE) + here.choir) * VOICES * DIMS;
-  for (int n = threadIdx.x; n < VOICES * (ALL + SAYS); n += SINGERS) {
-    int voice = n / (ALL + SAYS), row = n % (ALL + SAYS);
-    float sum = table[TOLD_BIAS + row];
-    for (int dim = 0; dim < DIMS; ++dim) sum += table[TOLD_WEIGHT + dim * (ALL + SAYS) + row] * embedding[voice * DIMS + dim];
-    if (row < ALL)
-      here.condition(row / GATES, voice)[row % GATES] = sum;
-    else
-      here.condition_out(voice)[row - ALL] = sum;
-  }
-  meet(1, SINGERS);
-}
-
 // What a singer knows of the block's own channels and rows of the skip.
 struct Singer {
   const Here& here;
@@ -453,22 +427,16 @@ struct Singer {
       int voice, channel;
       float z = 0;
       if (is_own(n, CHANNELS, voice, channel)) {
-        float age = here.level[voice * (LAGS + 1) + LAGS], sum[2];
-        for (int half = 0; half < 2; ++half) {
-          int row = 2 * channel + half, bias = OWN_FIRST_BIAS + (int)fminf(age, TAPS - 1) * GATES;
-          sum[half] = here.condition(0, voice)[row] + here.own[bias + row] +
-                      here.of_levels(here.own + OWN_FIRST, GATES, row, LAGS, voice);
-        }
-        x[n] = here.of_levels(here.own + OWN_START, CHANNELS, channel, TAPS, voice);
-        z = gate(sum[0], sum[1]);
+        const Levels levels = here.levels(voice);
+        x[n] = levels.input(here.own, channel);
+        z = levels.output(here.own, here.told.gates(0, voice), channel);
       }
       tell_channel(OUTPUTS, here.outputs, z, n, 0, 0);
     }
     tell_gathered(OUTPUTS, here.outputs);
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n)
-      if (int voice, say; is_own(n, SAYS, voice, say))
-        said[n] = here.own[OWN_SAID_BIAS + say] + here.of_levels(here.own + OWN_SAID, SAYS, say, TAPS, voice);
+      if (int voice, say; is_own(n, SAYS, voice, say)) said[n] = here.levels(voice).said(here.own, say);
   }
 
   // A layer's outputs, from everybody's inputs.
@@ -479,7 +447,7 @@ struct Singer {
       if (int voice, channel; is_own(n, CHANNELS, voice, channel)) {
         for (int half = 0; half < 2; ++half) {
           const float past = TAPS > 1 ? here.ahead_of(layer, t, voice)[2 * channel + half] : 0.f;
-          ahead[n][half] = past + here.condition(layer, voice)[2 * channel + half];
+          ahead[n][half] = past + here.told.gates(layer, voice)[2 * channel + half];
         }
       }
     ears.hear(here, INPUTS, BOX_BYTES);
@@ -553,7 +521,7 @@ struct Singer {
   __device__ void decide(long long sample) {
     const Call& call = here.call;
     conclude<SAYS>(call.out + here.rank * (SAYS * SKIP / 4), SAID, here.said,
-                   [&](float sum, int voice, int row) { return fmaxf(sum + here.condition_out(voice)[row], 0.f); });
+                   [&](float sum, int voice, int row) { return fmaxf(sum + here.told.out(voice)[row], 0.f); });
     conclude<SCORES>(call.scores + here.rank * (SCORES * SKIP / 4), HIDDEN, here.hidden,
                      [&](float sum, int, int row) { return sum + here.own[OWN_SCORES_BIAS + row]; });
     const int lane = threadIdx.x % 32;
@@ -578,19 +546,18 @@ struct Singer {
     }
     cluster_arrive();  // late: it takes until the GPU has all that was written
     ears.hear(here, CODE, VOICES * 4);
-    for (int voice = threadIdx.x; voice < VOICES; voice += SINGERS) {
-      float* level = here.level + voice * (LAGS + 1);
-      for (int lag = LAGS - 1; lag > 0; --lag) level[lag] = level[lag - 1];
-      level[0] = (here.code[voice] - CODES / 2) / (CODES / 2.f);
-      level[LAGS] = fminf(level[LAGS] + 1, TAPS);
-    }
+    for (int voice = threadIdx.x; voice < VOICES; voice += SINGERS) here.levels(voice).hear(here.code[voice]);
   }
 
   __device__ void sing() {
     const Call& call = here.call;
     for (long long sample = 0; sample < call.frames * HOP; ++sample) {
       if (sample) cluster_wait();  // inputs of the samples before are where the past is read
-      if (sample % HOP == 0) be_told(here, sample / HOP);
+      if (sample % HOP == 0) {
+        const long long row = sample / HOP * (gridDim.x / SIZE) + here.choir;
+        here.told.hear(call.told + here.rank * TOLD, call.embedding + row * VOICES * DIMS, SINGERS);
+        meet(1, SINGERS);
+      }
       const long long t = call.clock + sample;
       for (int layer = 1; layer < LAYERS; ++layer)
         if (is_due(layer, t) && MULTIPLIES) recall(here, layer, t, tape, ears.patience);

@@ -7,10 +7,9 @@
 // all blocks and multiply them by the block's rows; the first of them adds up, opens the gates and tells. The other warps
 // (the rememberers) go behind, and compute what inputs will add to the gates of samples to come.
 #include "words.cuh"
-#include "product.cuh"
-#include "draw.cuh"
+#include "tables.cuh"
 
-constexpr int GATES = 2 * CHANNELS, ROWS = GATES + CHANNELS + SAYS, LAGS = 2 * TAPS - 1;
+constexpr int ROWS = GATES + CHANNELS + SAYS;
 constexpr int PLACES = round_up_to_power(VOICES);  // columns of the voices
 constexpr int GROUPS = WIDTH / GROUP, OWN_GROUPS = divide_up(GROUPS, HEARING);  // of all, of a hearer
 constexpr int ITEMS = OWN_GROUPS * PLACES;         // columns that a hearer multiplies: a group of one voice each
@@ -41,10 +40,6 @@ struct Call {
   double temperature, top_p;
 };
 
-__device__ constexpr int dilation(int layer) { return 1 << layer % STAGES; }
-__device__ constexpr int window(int layer) {  // inputs whose part in the future is computed together
-  return dilation(layer) < WINDOW ? dilation(layer) : WINDOW;
-}
 __device__ constexpr int slots(int layer) { return (TAPS - 1) * dilation(layer); }
 __device__ constexpr int slot(long long t, int layer) {  // of a ring of `slots`
   return (int)((TAPS - 1 & TAPS - 2) == 0 ? t & slots(layer) - 1 : t % slots(layer));
@@ -63,7 +58,8 @@ __device__ __forceinline__ unsigned turn_in_ring(long long t) { return (unsigned
 struct Here {
   const Call& call;
   const int first, first_say, first_score;  // its channels, its rows of the skip, its codes
-  float *parts, *told, *level, *own, *heard, *hidden, *logits;
+  float *parts, *level, *own, *heard, *hidden, *logits;
+  const Conditions told;
   double* odds;
   int *done, *heard_of;
   const Quad *resident, *now, *past;
@@ -71,10 +67,10 @@ struct Here {
 
   __device__ Here(const Call& call, unsigned char* shared)
       : call(call), first(blockIdx.x * CHANNELS), first_say(blockIdx.x * SAYS), first_score(blockIdx.x * SCORES),
-        parts((float*)(shared + SHARED_PARTS)), told((float*)(shared + SHARED_TOLD)),
-        level((float*)(shared + SHARED_LEVEL)), own((float*)(shared + SHARED_OWN)),
-        heard((float*)(shared + SHARED_HEARD)), hidden((float*)(shared + SHARED_HIDDEN)),
-        logits((float*)(shared + SHARED_LOGITS)), odds((double*)(shared + SHARED_ODDS)),
+        parts((float*)(shared + SHARED_PARTS)), level((float*)(shared + SHARED_LEVEL)),
+        own((float*)(shared + SHARED_OWN)), heard((float*)(shared + SHARED_HEARD)),
+        hidden((float*)(shared + SHARED_HIDDEN)), logits((float*)(shared + SHARED_LOGITS)),
+        told{(float*)(shared + SHARED_TOLD)}, odds((double*)(shared + SHARED_ODDS)),
         done((int*)(shared + SHARED_DONE)), heard_of((int*)(shared + SHARED_HEARD_OF)),
         resident((const Quad*)(shared + SHARED_RESIDENT)), now(call.now + blockIdx.x * (long long)(LAYERS * SLAB)),
         past(call.past + blockIdx.x * (long long)PAST_SLAB * (LAYERS - 1)),
@@ -91,14 +87,7 @@ struct Here {
     for (int warp = 1; warp < HEARING; ++warp) total += p[warp];
     return BYTES == 1 ? total * own[OWN_SCALE + (step - 1) * ROWS + row] : total;
   }
-  __device__ __forceinline__ float* told_gates(int layer, int voice) const { return told + (layer * VOICES + voice) * GATES; }
-  __device__ __forceinline__ float* told_out(int voice) const { return told + LAYERS * GATES * VOICES + voice * SAYS; }
-  // A sum over the last few levels heard, each with a row of `table`.
-  __device__ float of_levels(const float* table, int rows, int row, int lags, int voice) const {
-    float sum = 0;
-    for (int lag = 0; lag < lags; ++lag) sum += table[lag * rows + row] * level[voice * (LAGS + 1) + lag];
-    return sum;
-  }
+  __device__ __forceinline__ Levels levels(int voice) const { return Levels(level, voice); }
   __device__ __forceinline__ unsigned* box(int layer, long long t) const {
     return call.mail + MAIL_CHANNELS + (layer * RING + (int)((unsigned)t % RING)) * BOX;
   }
@@ -107,23 +96,6 @@ struct Here {
 // A word's place in a box, of a channel.
 __device__ __forceinline__ int place(int channel, int voice) {
   return (channel / GROUP * PLACES + voice) * GROUP + channel % GROUP;
-}
-
-// Once a frame: what the embedding adds to the block's own rows.
-__device__ void be_told(const Here& here, long long frame) {
-  constexpr int ALL = LAYERS * GATES;
-  const float* table = here.call.told + blockIdx.x * TOLD;
-  for (int n = threadIdx.x; n < VOICES * (ALL + SAYS); n += HEARERS) {
-    int voice = n / (ALL + SAYS), row = n % (ALL + SAYS);
-    float sum = table[TOLD_BIAS + row];
-    for (int dim = 0; dim < DIMS; ++dim)
-      sum += table[TOLD_WEIGHT + dim * (ALL + SAYS) + row] * here.call.embedding[(frame * VOICES + voice) * DIMS + dim];
-    if (row < ALL)
-      here.told_gates(row / GATES, voice)[row % GATES] = sum;
-    else
-      here.told_out(voice)[row - ALL] = sum;
-  }
-  meet(1, HEARERS);
 }
 
 // A layer's weights of a hearer: a quad a lane holds four weights of a row, of one group or more.
@@ -244,20 +216,14 @@ struct Adder {
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
       if (!is_own(n, voice, channel)) continue;
-      float age = here.level[voice * (LAGS + 1) + LAGS], sum[2];
-      for (int half = 0; half < 2; ++half) {
-        int row = 2 * channel + half, bias = OWN_FIRST_BIAS + (int)fminf(age, TAPS - 1) * GATES;
-        sum[half] = here.told_gates(0, voice)[row] + here.own[bias + row] +
-                    here.of_levels(here.own + OWN_FIRST, GATES, row, LAGS, voice);
-      }
-      x[n] = here.of_levels(here.own + OWN_START, CHANNELS, channel, TAPS, voice);
-      tell(here, 0, voice, channel, x[n], gate(sum[0], sum[1]), t);
+      const Levels levels = here.levels(voice);
+      x[n] = levels.input(here.own, channel);
+      tell(here, 0, voice, channel, x[n], levels.output(here.own, here.told.gates(0, voice), channel), t);
     }
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n) {
       int voice, say;
-      if (is_own_say(n, voice, say))
-        said[n] = here.own[OWN_SAID_BIAS + say] + here.of_levels(here.own + OWN_SAID, SAYS, say, TAPS, voice);
+      if (is_own_say(n, voice, say)) said[n] = here.levels(voice).said(here.own, say);
     }
     if (LAYERS > 1) prepare(here, 1, t);
   }
@@ -276,7 +242,7 @@ struct Adder {
       for (int n = 0; n < EACH; ++n) {
         int voice, channel;
         if (!is_own(n, voice, channel)) continue;
-        const float* told = here.told_gates(layer, voice) + 2 * channel;
+        const float* told = here.told.gates(layer, voice) + 2 * channel;
         float opened = here.sum(step, 2 * channel, voice) + (ahead[n][0] + told[0]);
         float value = here.sum(step, 2 * channel + 1, voice) + (ahead[n][1] + told[1]);
         x[n] += here.sum(step, GATES + channel, voice) + here.own[OWN_RESIDUAL_BIAS + (layer - 1) * CHANNELS + channel];
@@ -329,7 +295,7 @@ __device__ void step_of_hearers(const Here& here, Weights& weights, Adder& adder
   unsigned turn = turn_of(t);
   conclude<SAYS, SKIP>(call.out + blockIdx.x * (SAYS * SKIP / 4), call.mail + MAIL_SAID, here.heard, call.mail + MAIL_HIDDEN,
                        here.first_say, turn, patience, [&](float sum, int voice, int row) {
-                         return fmaxf(sum + here.told_out(voice)[row], 0.f);
+                         return fmaxf(sum + here.told.out(voice)[row], 0.f);
                        });
   conclude<SCORES, CODES>(call.scores + blockIdx.x * (SCORES * SKIP / 4), call.mail + MAIL_HIDDEN, here.hidden,
                           call.mail + MAIL_LOGITS, here.first_score, turn, patience,
@@ -348,10 +314,7 @@ __device__ void hear_code(const Here& here, long long sample) {
                                  : draw(here.logits + voice * CODES, call.uniform[at], call.temperature, call.top_p,
                                         here.odds + voice * CODES);
     if (threadIdx.x % 32 == 0) {
-      float* level = here.level + voice * (LAGS + 1);
-      for (int lag = LAGS - 1; lag > 0; --lag) level[lag] = level[lag - 1];
-      level[0] = (code - CODES / 2) / (CODES / 2.f);
-      level[LAGS] = fminf(level[LAGS] + 1, TAPS);
+      here.levels(voice).hear(code);
       if (!call.forced && blockIdx.x == 0) call.code[at] = code;
     }
   }
@@ -364,7 +327,10 @@ __device__ void hear_all(const Here& here) {
   Adder adder(call.lost);
   weights.fetch(here, 1);
   for (long long sample = 0; sample < call.frames * HOP; ++sample) {
-    if (sample % HOP == 0) be_told(here, sample / HOP);
+    if (sample % HOP == 0) {
+      here.told.hear(call.told + blockIdx.x * TOLD, call.embedding + sample / HOP * VOICES * DIMS, HEARERS);
+      meet(1, HEARERS);
+    }
     step_of_hearers(here, weights, adder, call.clock + sample, patience);
     if (meet_and_vote(1, HEARERS, !patience.is_left || !adder.patience.is_left)) break;
     hear_code(here, sample);
