@@ -5,20 +5,16 @@ import multiprocessing
 import pytest
 import torch
 from fibers import COMPILER, Fibers
+from kernels import ENGINES, voices_on
 
 from wavenet_ae import sampler
 from wavenet_ae.models.wavenet import Decoder
-from wavenet_ae.sampler import clusters, cuda
 from wavenet_ae.sampler.cuda.device import Gpu
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-
-
-ENGINES = {"cuda": cuda, "clusters": clusters}
-FEW = {"cuda": {"hearing": 2, "remembering": 1}, "clusters": {"kparts": 2, "mparts": 1, "size": 2}}
 
 
 @pytest.fixture(params=ENGINES)
@@ -54,7 +50,7 @@ def test_a_gpu_and_fibers_give_the_same_numbers(engine, tiny):
     decoder = tiny(torch.float32, width=20, skip_width=33)
     embedding, code, _ = inputs(decoder, 2, 4)
     machines = Fibers(3), Gpu(torch.device("cuda", 0))
-    both = [ENGINES[engine].Voices(decoder, 2, machine=each, changed=FEW[engine]) for each in machines]
+    both = [voices_on(engine, machine, decoder, 2) for machine in machines]
     on_cpu, on_gpu = (voices.score(embedding.cpu(), code.cpu()) for voices in both)
     assert (on_cpu - on_gpu).abs().max() <= 1e-4
 
