@@ -97,6 +97,16 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def check_alive(self) -> None:
+        """End the process if the device does nothing more for it: after a fault in a kernel all else would fail too."""
+        try:
+            self.wait()
+        except RuntimeError as error:
+            sys.exit(
+                f"the GPU has given this process up ({error}): not measured are {', '.join(self.missing)}; "
+                f"what was found is in {self.path or 'no record'}. Run the others alone, with --engine and --only"
+            )
+
     def decoder(self, dtype: torch.dtype = torch.float32, sizes: dict[str, int] | None = None) -> Decoder:
         """Random, but saying something: torch's initial weights make a decoder that says little."""
         torch.manual_seed(0)
@@ -130,6 +140,7 @@ class Bench:
         except Exception as error:
             traceback.print_exc()
             self.found(**row, failed=f"{type(error).__name__}: {error}"[:200])
+            self.check_alive()
         self.at.pop()
         print(f"{time.perf_counter() - began:.1f} s", flush=True)
 

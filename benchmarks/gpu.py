@@ -95,11 +95,13 @@ def time_generation(bench: Bench) -> None:
         for voices in (1, 3) if bench.tiny else VOICES[engine]:
             row = {"section": "generation", "engine": engine, "precision": precision, "batch": voices}
             with bench.guard(**row):
-                total = _speed(bench, decoder, voices, open_voices(decoder, voices, engine, precision))
+                opened = open_voices(decoder, voices, engine, precision)
+                total = _speed(bench, decoder, voices, opened)
                 bound = _bound(bench, decoder, voices, precision)
                 base = {"to_eager": total / bench.eager[voices]} if voices in bench.eager else {}
                 real_time = total / voices / SAMPLE_RATE
-                bench.found(**row, total=total, real_time=real_time, bound=bound, fraction=total / bound, **base)
+                found = {"total": total, "real_time": real_time, "bound": bound, "fraction": total / bound}
+                bench.found(**row, **found, **base, **_choirs(opened))
 
 
 def time_parts(bench: Bench) -> None:
@@ -126,7 +128,7 @@ def time_choirs(bench: Bench) -> None:
             with bench.guard(**row):
                 opened = _kernels(engine).Voices(decoder, voices, precision=precision, changed=changed)
                 total = _speed(bench, decoder, voices, opened)
-                bench.found(**row, total=total, value=opened.plan.choirs, unit="choirs")
+                bench.found(**row, total=total, **_choirs(opened))
 
 
 def time_training(bench: Bench) -> None:
@@ -195,6 +197,12 @@ def main() -> None:
 def _kernels(engine: str) -> ModuleType:
     """An engine's own module, which needs more than the rest."""
     return importlib.import_module(f"wavenet_ae.sampler.{engine}")
+
+
+def _choirs(opened: sampler.Voices) -> dict[str, object]:
+    """To how many clusters of blocks the voices were dealt, if they were: it depends on the GPU."""
+    plan = getattr(opened, "plan", None)
+    return {"value": plan.choirs, "unit": f"choirs of {plan.voices}"} if hasattr(plan, "choirs") else {}
 
 
 def _speed(bench: Bench, decoder: Decoder, voices: int, opened: sampler.Voices, top_p: float = 1.0) -> float:

@@ -348,3 +348,15 @@ def test_what_hangs_or_fails_in_the_gpu_benchmark_loses_nothing_else(tmp_path, h
     assert [row["engine"] for row in rows] == ["read", "bf16 products", "quick", *row]
     assert ["failed" in row for row in rows] == [False, False, False, *(True for _ in row)]
     assert record.get("missing", []) == ([] if "raise" in hang else ["time_training", "check_voices"])
+
+
+def test_a_gpu_that_does_nothing_more_is_asked_for_nothing_more(tmp_path):
+    script = HANGING.format(hang="bench.wait = broken; broken()")
+    script = script.replace(
+        "def time_training", 'def broken():\n        raise RuntimeError("illegal")\n\n    def time_training'
+    )
+    done, record = benchmarked(script, tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "the GPU has given this process up (illegal): not measured are time_training, check_voices" in done.stderr
+    assert [row["engine"] for row in record["rows"] if "failed" in row] == ["slow"]
+    assert record["missing"] == ["time_training", "check_voices"]

@@ -19,6 +19,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 
 struct Dim { int x; };
 struct alignas(16) float4 { float x, y, z, w; };

@@ -7,7 +7,7 @@ from wavenet_ae.models.wavenet import Decoder
 from wavenet_ae.mulaw import CODES
 from wavenet_ae.sampler import DoesNotFit
 from wavenet_ae.sampler.cuda import dealing
-from wavenet_ae.sampler.cuda.layout import BYTES, GROUP, MOST_TRIES, offsets, sharing, size
+from wavenet_ae.sampler.cuda.layout import BYTES, GROUP, offsets, sharing, size
 
 KPARTS, MPARTS = 4, 2  # warps of a block that multiply: so many parts of the inputs, and of the rows
 FEEDING = 4  # warps of which one copies: registers are given away by as many together
@@ -18,6 +18,7 @@ MOST_VOICES = 40  # of a choir: more would need more registers than there are
 AHEAD = 8  # samples at most whose past taps are computed together
 PIECES = (3, 16)  # of the tape that are there at once: fewer would not hide the time they take to come
 BOXES = 6  # that the blocks of a choir tell each other in a sample
+MOST_TRIES = 1 << 19  # looks for what does not come, of up to two microseconds each, before a block gives up
 
 
 class Plan(NamedTuple):

@@ -579,7 +579,7 @@ struct Singer {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) speak(const Call call) {
+extern "C" __global__ void __cluster_dims__(SIZE, 1, 1) __launch_bounds__(THREADS, 1) speak(const Call call) {
   SHARED_MEMORY(shared);
   const Here here(call, shared);
   for (int n = threadIdx.x; n < OWN; n += THREADS) here.own[n] = call.own[here.rank * OWN + n];
