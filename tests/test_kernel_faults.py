@@ -8,25 +8,25 @@ from kernels import ODD, inputs, scored, single, voices_on
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (g++ or clang++)")
 
 FAULTS_OF_VOICES = {
-    "the first hearer does not wait for the others": (
+    "the adder does not wait for the hearers": (
         "voices.cu",
-        "meet(2, HEARERS);",
-        "if (adds) arrive(2, HEARERS); else meet(2, HEARERS);",
+        "const int step = layer;\n    meet(2, SPEAKERS);",
+        "const int step = layer;\n    arrive(2, SPEAKERS);",
     ),
-    "a hearer does not wait for the first": (
+    "a hearer does not wait for the adder": (
         "voices.cu",
-        "meet(2, HEARERS);",
-        "if (adds) meet(2, HEARERS); else arrive(2, HEARERS);",
+        "meet(2, SPEAKERS);  // a hearer",
+        "arrive(2, SPEAKERS);  // a hearer",
     ),
     "no barrier after a box came": (
         "voices.cu",
-        "hear_box<VOICES * SKIP>(from, x, turn, patience);\n  meet(1, HEARERS);",
+        "hear_box<VOICES * SKIP>(from, x, turn, patience);\n  meet(3, HEARERS);",
         "hear_box<VOICES * SKIP>(from, x, turn, patience);",
     ),
     "no barrier after the codes are heard": (
         "voices.cu",
-        "    hear_code(here, sample);\n    meet(1, HEARERS);",
-        "    hear_code(here, sample);",
+        "    hear_code(here, sample);\n    meet(1, SPEAKERS);",
+        "    arrive(1, SPEAKERS);\n    hear_code(here, sample);",
     ),
     "one place where two are needed": ("voices.cu", "(step % 2 * TILES * 16 + row)", "(row)"),
     "the sample before is taken for this one": ("words.cuh", "^ turn)) & 1);", "^ turn)) & 0);"),
@@ -124,7 +124,7 @@ def test_numbers_are_gathered_before_they_are_told(tiny):
 
 
 NEVER_IN_VOICES = {
-    "a number": ("voices.cu", "if (here.first + channel >= WIDTH) return;", "return;"),
+    "a number": ("voices.cu", "if (WIDTH % CHANNELS && here.first + channel >= WIDTH) tells", "tells"),
     "the end of remembering": ("voices.cu", "announce(here.done + layer, (int)sample + 1)", "announce(here.done, 0)"),
     "the hint to remember": (
         "voices.cu",
@@ -168,10 +168,10 @@ def test_warps_that_lose_patience_one_after_another_stop_together(tiny):
     """Those that hear only blocks that have given up, and go on, must not leave behind those that still wait."""
     withheld = (
         "voices.cu",
-        "if (here.first + channel >= WIDTH) return;",
-        "if (here.first + channel >= WIDTH || (blockIdx.x == 2 && channel == 0 && layer == 1 && t == 3)) return;",
+        "if (WIDTH % CHANNELS && here.first + channel >= WIDTH) tells",
+        "if (blockIdx.x == 2 && channel == 0 && layer == 1 && t == 3) tells",
     )
-    late = ("patience.cuh", "if (++tries % 1024", "if ((++tries + 331 * (threadIdx.x / 32) + 77 * blockIdx.x) % 1024")
+    late = ("patience.cuh", "if (tries % 1024", "if ((tries + 331 * (threadIdx.x / 32) + 77 * blockIdx.x) % 1024")
     decoder = single(tiny, width=64)
     embedding, uniform = inputs(decoder, 1, frames=1)
     for seed in range(4):

@@ -131,6 +131,7 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 
 #define SHARED_MEMORY(name) unsigned char* name = blocks[now->block].shared.data()
 #define LOOK_FOR(place) (patient_ones[place].push_back(now), hand_over())
+inline unsigned opaque(unsigned u) { return u; }
 inline unsigned bits(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
 inline long long bits(double f) { long long u; std::memcpy(&u, &f, 8); return u; }
 inline float number(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
@@ -148,7 +149,7 @@ inline int hinted(const int* place) { return *place; }
 inline void pause(unsigned) {}
 inline void bring_near(const void*) {}
 inline float power_of_two(float x) { return exp2f(x); }
-inline float divide(float x, float by) { return x / by; }
+inline float reciprocal(float x) { return 1 / x; }
 
 // 16-bit numbers as a GPU has them.
 inline float half_number(unsigned u) { _Float16 f; unsigned short s = u; std::memcpy(&f, &s, 2); return f; }

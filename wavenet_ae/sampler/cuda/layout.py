@@ -9,7 +9,7 @@ from wavenet_ae.sampler import DoesNotFit
 from wavenet_ae.sampler.cuda import dealing
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # of a weight
-HEARING, REMEMBERING = 4, 8  # warps of a block that hear and multiply, and that compute what the past adds
+HEARING, ADDING, REMEMBERING = 4, 1, 7  # warps of a block: hear and multiply; add up; compute what the past adds
 GROUP = 16  # channels that a tensor core multiplies at once
 MOST_VOICES = 8  # the columns of a tensor core's tile; beyond that `batched` is the engine
 COLUMNS = 16  # inputs, of all voices, whose past taps are computed together: weights are read once for them
@@ -121,7 +121,7 @@ class Plan(NamedTuple):
     def shared(self) -> dict[str, tuple[int, ...]]:
         """A block's shared memory, in order; 4 bytes each."""
         return {
-            "parts": (2, -(-self.rows // 16) * 16, self.places, self.hearing),  # of sums
+            "parts": (2, -(-self.rows // 16) * 16, self.places, 1 << (self.hearing - 1).bit_length()),  # of sums
             "heard": (self.voices, self.skip),
             "hidden": (self.voices, self.skip),
             "logits": (self.voices, CODES),
@@ -152,7 +152,7 @@ class Plan(NamedTuple):
     @property
     def threads(self) -> int:
         """Threads of a block."""
-        return 32 * (self.hearing + self.remembering)
+        return 32 * (self.hearing + ADDING + self.remembering)
 
     @property
     def constants(self) -> dict[str, int]:

@@ -66,8 +66,6 @@ __device__ constexpr int window_of(int layer) { return begin_of(layer, WINDOW_EX
 // Boxes: what all of a choir tell each other in a sample. Each has a barrier, and is told anew only after all have heard it.
 enum Box { INPUTS, OUTPUTS, SAID, HIDDEN, SCORED, CODE, BOXES };
 
-template <int COUNT> struct alignas(4 * COUNT) Some { float at[COUNT]; };
-
 // What a block has at hand.
 struct Here {
   const Call& call;

@@ -85,8 +85,8 @@ __device__ __forceinline__ void read_through(unsigned (&two)[2], const unsigned*
 
 // Until a phase is over: the first of a barrier has turn 0, the next 1, the next 0.
 __device__ __forceinline__ void await(Barrier* barrier, int turn, Patience& patience) {
-  for (patience.tries = 0; !is_over(barrier, turn) && patience.goes_on_alone();) LOOK_FOR(barrier);
+  for (patience.tries = 0; !is_over(barrier, turn) && patience.goes_on();) LOOK_FOR(barrier);
 }
 __device__ __forceinline__ void await_peers(Barrier* barrier, int turn, Patience& patience) {
-  for (patience.tries = 0; !is_over_by_peers(barrier, turn) && patience.goes_on_alone();) LOOK_FOR(barrier);
+  for (patience.tries = 0; !is_over_by_peers(barrier, turn) && patience.goes_on();) LOOK_FOR(barrier);
 }

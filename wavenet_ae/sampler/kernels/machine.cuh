@@ -8,6 +8,11 @@ struct Sums { float at[4]; };                 // a lane's part of a tile of 16 r
 #ifndef ON_CPU
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #define LOOK_FOR(place)
+// A number of which the compiler is not to know where it comes from: it then keeps it in a register.
+__device__ __forceinline__ unsigned opaque(unsigned u) {
+  asm volatile("" : "+r"(u));
+  return u;
+}
 __device__ __forceinline__ unsigned bits(float f) { return __float_as_uint(f); }
 __device__ __forceinline__ long long bits(double f) { return __double_as_longlong(f); }
 __device__ __forceinline__ float number(unsigned u) { return __uint_as_float(u); }
@@ -43,13 +48,17 @@ __device__ __forceinline__ int hinted(const int* place) { return *(const volatil
 __device__ __forceinline__ void pause(unsigned ns) { __nanosleep(ns); }
 __device__ __forceinline__ void bring_near(const void* line) { asm volatile("prefetch.global.L2 [%0];" :: "l"(line)); }
 
-// 2^x, and a quotient, to a few units in the last place.
+// 2^x, and 1 / x, to a few units in the last place.
 __device__ __forceinline__ float power_of_two(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-__device__ __forceinline__ float divide(float x, float by) { return __fdividef(x, by); }
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // Barriers of some of a block's threads: of all who come, or of one warp that waits for those who only arrive.
 __device__ __forceinline__ void meet(int barrier, int threads) {

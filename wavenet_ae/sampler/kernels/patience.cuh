@@ -2,25 +2,18 @@
 #pragma once
 #include "machine.cuh"
 
-// How long a warp, or a lane, has waited. One that has waited too long, or sees that another has, says so and waits no
-// more: its block leaves at the end of the sample.
+// How long a lane has waited. One that has waited too long, or sees that another has, says so and waits no more: its block
+// leaves at the end of the sample.
 struct Patience {
   unsigned* lost;
   unsigned tries = 0;
   bool is_left = true;
 
   __device__ __forceinline__ explicit Patience(unsigned* lost) : lost(lost) {}
-  __device__ __forceinline__ bool goes_on() {
-    if (++tries % 1024 == 0 && __any_sync(~0u, tries >= MOST_TRIES || peek(lost))) {
-      *lost = 1;
-      is_left = false;
-    }
-    return is_left;
-  }
-  // The same by a lane alone, whose warp need not wait with it. Shared memory is looked at faster than other blocks' words
-  // come: who has looked often, looks less often.
-  __device__ __forceinline__ bool goes_on_alone() {
-    if (++tries % 1024 == 0 && (tries >= MOST_TRIES || peek(lost))) {
+  // After `looks` in vain. Who has looked often, looks less often.
+  __device__ __forceinline__ bool goes_on(unsigned looks = 1) {
+    tries += looks;
+    if (tries % 1024 < looks && (tries >= MOST_TRIES || peek(lost))) {
       *lost = 1;
       is_left = false;
     }

@@ -26,6 +26,9 @@ struct Row {
   }
 };
 
+// Floats that are read together: as many as a power of two.
+template <int COUNT> struct alignas(4 * COUNT) Some { float at[COUNT]; };
+
 // The first 11 bits of a float's fraction, and what is left of it.
 __device__ __forceinline__ void split(float whole, float& high, float& low) {
   high = number(bits(whole) & 0xffffe000u);
@@ -57,12 +60,12 @@ __device__ __forceinline__ Sums operator+(const Sums& a, const Sums& b) {
   return {{a.at[0] + b.at[0], a.at[1] + b.at[1], a.at[2] + b.at[2], a.at[3] + b.at[3]}};
 }
 
-// sigmoid(opened) * tanh(value) with one division, absolute error below 1e-6.
+// sigmoid(opened) * tanh(value) with one division, absolute error below 1e-6; what is divided by stays below 2^111.
 __device__ __forceinline__ float gate(float opened, float value) {
   constexpr float LOG2_E = 1.442695041f;
-  float shut = power_of_two(-LOG2_E * fminf(fmaxf(opened, -60.f), 60.f));
-  float fall = power_of_two(-2.f * LOG2_E * fminf(fmaxf(value, -10.f), 10.f));
-  return divide(1.f - fall, (1.f + shut) * (1.f + fall));
+  float shut = power_of_two(fminf(-LOG2_E * opened, 80.f));
+  float fall = power_of_two(fminf(-2.f * LOG2_E * value, 30.f));
+  return (1.f - fall) * reciprocal((1.f + shut) * (1.f + fall));
 }
 
 // One row of float weights times x[voice][INPUTS], by a warp; the weights are on their way while x is waited for.

@@ -4,12 +4,15 @@
 //
 // Every layer costs one exchange. Its gates are made of the inputs and outputs of the layer before, without waiting for the
 // sum of the two: C (x + R z) = C x + (C R) z. The first warps of a block (the hearers) each hear some channels of
-// all blocks and multiply them by the block's rows; the first of them adds up, opens the gates and tells. The other warps
-// (the rememberers) go behind, and compute what inputs will add to the gates of samples to come.
+// all blocks and multiply them by the block's rows; the next (the adder) adds up, opens the gates and tells. The other
+// warps (the rememberers) go behind, and compute what inputs will add to the gates of samples to come. From the word that
+// comes last to the word that is told, nothing is done that can be done before or after.
 #include "words.cuh"
 #include "tables.cuh"
 
 constexpr int ROWS = GATES + CHANNELS + SAYS;
+constexpr int SPEAKERS = HEARERS + 32;             // threads of the hearers and the adder
+constexpr int PARTS = round_up_to_power(HEARING);  // room for what each hearer adds to a sum
 constexpr int PLACES = round_up_to_power(VOICES);  // columns of the voices
 constexpr int GROUPS = WIDTH / GROUP, OWN_GROUPS = divide_up(GROUPS, HEARING);  // of all, of a hearer
 constexpr int ITEMS = OWN_GROUPS * PLACES;         // columns that a hearer multiplies: a group of one voice each
@@ -78,14 +81,16 @@ struct Here {
 
   // Sums of a row's products, by every hearer. The next step's have their own place while these are still read.
   __device__ __forceinline__ float* part(int step, int row, int voice) const {
-    return parts + ((step % 2 * TILES * 16 + row) * PLACES + voice) * HEARING;
+    return parts + ((step % 2 * TILES * 16 + row) * PLACES + voice) * PARTS;
   }
   __device__ __forceinline__ float sum(int step, int row, int voice) const {
-    const float* p = part(step, row, voice);
-    float total = p[0];
+    Some<PARTS> of = *(const Some<PARTS>*)part(step, row, voice);
 #pragma unroll
-    for (int warp = 1; warp < HEARING; ++warp) total += p[warp];
-    return BYTES == 1 ? total * own[OWN_SCALE + (step - 1) * ROWS + row] : total;
+    for (int warp = HEARING; warp < PARTS; ++warp) of.at[warp] = 0;
+#pragma unroll
+    for (int half = PARTS / 2; half; half /= 2)
+      for (int warp = 0; warp < half; ++warp) of.at[warp] += of.at[warp + half];
+    return BYTES == 1 ? of.at[0] * own[OWN_SCALE + (step - 1) * ROWS + row] : of.at[0];
   }
   __device__ __forceinline__ Levels levels(int voice) const { return Levels(level, voice); }
   __device__ __forceinline__ unsigned* box(int layer, long long t) const {
@@ -176,86 +181,97 @@ __device__ __forceinline__ void listen(const Here& here, const Weights& weights,
   }
 }
 
-// What the first hearer knows of the block's own channels and rows, a few in each lane.
+// What the adder knows of the block's own channels and rows, a few in each lane; lanes that have none compute what
+// another does, and tell nothing.
 struct Adder {
-  float x[EACH], ahead[EACH][2], said[EACH_SAY];
-  Patience patience;  // with the rememberers; a lane's own
+  const Here& here;
+  float x[EACH], said[EACH_SAY];
+  float ahead[EACH][2], told[EACH][2], bias[EACH];  // of the next layer
+  Patience patience;  // with the rememberers
 
-  __device__ __forceinline__ explicit Adder(unsigned* lost) : patience(lost) {}
-  __device__ __forceinline__ static bool is_own(int n, int& voice, int& channel) {
-    int at = n * 32 + threadIdx.x % 32;
-    voice = at / CHANNELS, channel = at % CHANNELS;
-    return at < CHANNELS * VOICES;
-  }
-  __device__ __forceinline__ static bool is_own_say(int n, int& voice, int& say) {
-    int at = n * 32 + threadIdx.x % 32;
-    voice = at / SAYS, say = at % SAYS;
-    return at < SAYS * VOICES;
+  __device__ __forceinline__ explicit Adder(const Here& here) : here(here), patience(here.call.lost) {}
+  template <int OWNED> __device__ __forceinline__ static bool is_own(int n, int& voice, int& row) {
+    const int at = n * 32 + threadIdx.x % 32, last = OWNED * VOICES - 1, there = at < last ? at : last;
+    voice = there / OWNED, row = there % OWNED;
+    return at <= last;
   }
 
-  // Start to load what the past adds to a layer's gates.
-  __device__ __forceinline__ void prepare(const Here& here, int layer, long long t) {
+  // Start to load what is added to a layer's gates.
+  __device__ __forceinline__ void prepare(int layer, long long t) {
     if (TAPS > 1) await(here.done + layer, (int)(t - here.call.clock) - until_due(t - 1, layer), patience);
     const float* from = here.ahead + (TAPS > 1 ? ahead_of(layer) + slot(t, layer) : 0) * VOICES * GATES;
 #pragma unroll
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
-      if (!is_own(n, voice, channel)) continue;
-      for (int half = 0; half < 2; ++half) ahead[n][half] = TAPS > 1 ? from[voice * GATES + 2 * channel + half] : 0;
+      is_own<CHANNELS>(n, voice, channel);
+      for (int half = 0; half < 2; ++half) {
+        ahead[n][half] = TAPS > 1 ? from[voice * GATES + 2 * channel + half] : 0;
+        told[n][half] = here.told.gates(layer, voice)[2 * channel + half];
+      }
+      bias[n] = here.own[OWN_RESIDUAL_BIAS + (layer - 1) * CHANNELS + channel];
     }
   }
 
-  __device__ __forceinline__ void tell(const Here& here, int layer, int voice, int channel, float x, float z, long long t) const {
-    if (here.first + channel >= WIDTH) return;
-    tell_channel(here.box(layer, t) + place(here.first + channel, voice), PLANE, x, z, turn_in_ring(t));
+  __device__ __forceinline__ void tell(bool tells, int layer, int voice, int channel, float x, float z, long long t) const {
+    if (WIDTH % CHANNELS && here.first + channel >= WIDTH) tells = false;
+    tell_channel(tells, here.box(layer, t) + place(here.first + channel, voice), PLANE, x, z, turn_in_ring(t));
   }
 
   // Layer 0, whose inputs are a few numbers, and what the start says to the output.
-  __device__ void begin(const Here& here, long long t) {
+  __device__ __forceinline__ void begin(long long t) {
 #pragma unroll
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
-      if (!is_own(n, voice, channel)) continue;
+      const bool tells = is_own<CHANNELS>(n, voice, channel);
       const Levels levels = here.levels(voice);
       x[n] = levels.input(here.own, channel);
-      tell(here, 0, voice, channel, x[n], levels.output(here.own, here.told.gates(0, voice), channel), t);
+      const float z = levels.output(here.own, here.told.gates(0, voice), channel);
+      tell(tells, 0, voice, channel, x[n], z, t);
     }
+    if (LAYERS > 1) prepare(1, t);
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n) {
       int voice, say;
-      if (is_own_say(n, voice, say)) said[n] = here.levels(voice).said(here.own, say);
+      is_own<SAYS>(n, voice, say);
+      said[n] = here.levels(voice).said(here.own, say);
     }
-    if (LAYERS > 1) prepare(here, 1, t);
   }
 
-  // From the sums of a step: the layer's inputs and outputs, to everybody, and what the layer before says to the output.
-  __device__ __forceinline__ void add(const Here& here, int step, long long t) {
-    const int layer = step;
-    // These first: once the block has told its channels, others may go on, and a hearer write where sums were.
+  // From the sums of a step: a layer's inputs and outputs, to everybody, and what the layer before says to the output.
+  __device__ __forceinline__ void add(int layer, long long t) {
+    const int step = layer;
+    meet(2, SPEAKERS);
+#pragma unroll
+    for (int n = 0; n < EACH; ++n) {
+      int voice, channel;
+      const bool tells = is_own<CHANNELS>(n, voice, channel);
+      const float opened = here.sum(step, 2 * channel, voice) + (ahead[n][0] + told[n][0]);
+      const float value = here.sum(step, 2 * channel + 1, voice) + (ahead[n][1] + told[n][1]);
+      x[n] += here.sum(step, GATES + channel, voice) + bias[n];
+      tell(tells, layer, voice, channel, x[n], gate(opened, value), t);
+    }
+    if (layer + 1 < LAYERS) prepare(layer + 1, t);
+    hear_said(step);
+  }
+
+  // From the sums of the last step what is said to the output, to everybody.
+  __device__ __forceinline__ void end(long long t) {
+    meet(2, SPEAKERS);
+    hear_said(LAYERS);
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n) {
       int voice, say;
-      if (is_own_say(n, voice, say)) said[n] += here.sum(step, GATES + CHANNELS + say, voice);
+      if (is_own<SAYS>(n, voice, say) && here.first_say + say < SKIP)
+        ::tell(here.call.mail + MAIL_SAID + voice * SKIP + here.first_say + say, fmaxf(said[n], 0.f), turn_of(t));
     }
-    if (layer < LAYERS)
+  }
+  __device__ __forceinline__ void hear_said(int step) {
 #pragma unroll
-      for (int n = 0; n < EACH; ++n) {
-        int voice, channel;
-        if (!is_own(n, voice, channel)) continue;
-        const float* told = here.told.gates(layer, voice) + 2 * channel;
-        float opened = here.sum(step, 2 * channel, voice) + (ahead[n][0] + told[0]);
-        float value = here.sum(step, 2 * channel + 1, voice) + (ahead[n][1] + told[1]);
-        x[n] += here.sum(step, GATES + channel, voice) + here.own[OWN_RESIDUAL_BIAS + (layer - 1) * CHANNELS + channel];
-        tell(here, layer, voice, channel, x[n], gate(opened, value), t);
-      }
-    else
-#pragma unroll
-      for (int n = 0; n < EACH_SAY; ++n) {
-        int voice, say;
-        if (is_own_say(n, voice, say) && here.first_say + say < SKIP)
-          ::tell(here.call.mail + MAIL_SAID + voice * SKIP + here.first_say + say, fmaxf(said[n], 0.f), turn_of(t));
-      }
-    if (layer + 1 < LAYERS) prepare(here, layer + 1, t);
+    for (int n = 0; n < EACH_SAY; ++n) {
+      int voice, say;
+      is_own<SAYS>(n, voice, say);
+      said[n] += here.sum(step, GATES + CHANNELS + say, voice);
+    }
   }
 };
 
@@ -267,7 +283,7 @@ __device__ __forceinline__ void conclude(
   int row = threadIdx.x / 32;
   if (row < OWNED) rows.fetch(weights, row);
   hear_box<VOICES * SKIP>(from, x, turn, patience);
-  meet(1, HEARERS);
+  meet(3, HEARERS);
   for (int first_row = row; row < OWNED; row += HEARING) {
     if (row != first_row) rows.fetch(weights, row);
     float sums[VOICES];
@@ -280,17 +296,14 @@ __device__ __forceinline__ void conclude(
 }
 
 // From what was heard to the logits, which every block gets.
-__device__ void step_of_hearers(const Here& here, Weights& weights, Adder& adder, long long t, Patience& patience) {
+__device__ void hear_sample(const Here& here, Weights& weights, long long t, Patience& patience) {
   const Call& call = here.call;
-  const bool adds = threadIdx.x < 32;
-  if (adds) adder.begin(here, t);
+#pragma unroll 2  // so that where the sums go is known
   for (int step = 1; step <= LAYERS; ++step) {
     listen(here, weights, step, t, patience);
     if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, (int)(t - call.clock) * LAYERS + step);
-    const int next = step < LAYERS ? step + 1 : 1;
-    if (!adds) weights.fetch(here, next);  // on their way while the others are waited for
-    meet(2, HEARERS);  // a hearer may write the next step's sums while these are read, but none after those
-    if (adds) adder.add(here, step, t), weights.fetch(here, next);
+    meet(2, SPEAKERS);  // a hearer may write the next step's sums while these are read, but none after those
+    weights.fetch(here, step < LAYERS ? step + 1 : 1);
   }
   unsigned turn = turn_of(t);
   conclude<SAYS, SKIP>(call.out + blockIdx.x * (SAYS * SKIP / 4), call.mail + MAIL_SAID, here.heard, call.mail + MAIL_HIDDEN,
@@ -320,31 +333,49 @@ __device__ void hear_code(const Here& here, long long sample) {
   }
 }
 
+// What hearers and adder begin a sample with: once a frame, what its embedding adds.
+__device__ __forceinline__ void begin_sample(const Here& here, long long sample) {
+  if (sample % HOP) return;
+  here.told.hear(here.call.told + blockIdx.x * TOLD, here.call.embedding + sample / HOP * VOICES * DIMS, SPEAKERS);
+  meet(1, SPEAKERS);
+}
+
 __device__ void hear_all(const Here& here) {
   const Call& call = here.call;
   Patience patience(call.lost);
   Weights weights;
-  Adder adder(call.lost);
   weights.fetch(here, 1);
   for (long long sample = 0; sample < call.frames * HOP; ++sample) {
-    if (sample % HOP == 0) {
-      here.told.hear(call.told + blockIdx.x * TOLD, call.embedding + sample / HOP * VOICES * DIMS, HEARERS);
-      meet(1, HEARERS);
-    }
-    step_of_hearers(here, weights, adder, call.clock + sample, patience);
-    if (meet_and_vote(1, HEARERS, !patience.is_left || !adder.patience.is_left)) break;
+    begin_sample(here, sample);
+    hear_sample(here, weights, call.clock + sample, patience);
+    if (meet_and_vote(1, SPEAKERS, !patience.is_left)) break;
     hear_code(here, sample);
-    meet(1, HEARERS);
+    meet(1, SPEAKERS);
   }
   if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, 0x7fffffff);
   if (blockIdx.x == 0)
     for (int n = threadIdx.x; n < VOICES * (LAGS + 1); n += HEARERS) call.memory[n] = here.level[n];
 }
 
+__device__ void add_all(const Here& here) {
+  const Call& call = here.call;
+  Adder adder(here);
+  for (long long sample = 0; sample < call.frames * HOP; ++sample) {
+    const long long t = call.clock + sample;
+    begin_sample(here, sample);
+    adder.begin(t);
+#pragma unroll 2
+    for (int layer = 1; layer < LAYERS; ++layer) adder.add(layer, t);
+    adder.end(t);
+    if (meet_and_vote(1, SPEAKERS, !adder.patience.is_left)) break;
+    meet(1, SPEAKERS);  // the codes are heard
+  }
+}
+
 // What was told, or is about to be.
 __device__ __forceinline__ Quad recall(const unsigned* place, unsigned turn, Patience& patience) {
   Quad told = load_relaxed(place);
-  for (patience.tries = 0; WAITS && !is_of(told, turn) && patience.goes_on_alone(); told = load_relaxed(place)) {
+  for (patience.tries = 0; WAITS && !is_of(told, turn) && patience.goes_on(); told = load_relaxed(place)) {
     LOOK_FOR(place);
     pause(100);
   }
@@ -405,7 +436,7 @@ __device__ void remember(const Here& here, int layer, long long t, Patience& pat
 __device__ void remember_all(const Here& here) {
   const Call& call = here.call;
   Patience patience(call.lost);
-  int turn = threadIdx.x / 32 - HEARING;
+  int turn = threadIdx.x / 32 - HEARING - 1;
   for (long long sample = 0; sample < call.frames * HOP; ++sample)
     for (int layer = 1; layer < LAYERS; ++layer) {
       const long long t = call.clock + sample;
@@ -430,12 +461,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) speak(const Call call) 
         ((Quad*)here.resident)[step * RESIDENT / LAYERS * SLAB + n] = here.now[step * SLAB + n];
   for (int n = threadIdx.x; n < OWN; n += THREADS) here.own[n] = call.own[blockIdx.x * OWN + n];
   for (int n = threadIdx.x; n < VOICES * (LAGS + 1); n += THREADS) here.level[n] = call.memory[n];
-  for (int n = threadIdx.x; n < 2 * TILES * 16 * PLACES * HEARING; n += THREADS) here.parts[n] = 0;
+  for (int n = threadIdx.x; n < 2 * TILES * 16 * PLACES * PARTS; n += THREADS) here.parts[n] = 0;
   for (int n = threadIdx.x; n < LAYERS; n += THREADS) here.done[n] = 0;
   if (threadIdx.x == 0) *here.heard_of = 0;
   __syncthreads();
   if (threadIdx.x < HEARERS)
     hear_all(here);
+  else if (threadIdx.x < SPEAKERS)
+    add_all(here);
   else if (TAPS > 1)
     remember_all(here);
 }

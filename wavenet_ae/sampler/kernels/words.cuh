@@ -11,13 +11,14 @@ constexpr int PLANES = PAIRED ? 1 : 2;    // words of a channel
 __device__ __forceinline__ void tell(unsigned* to, float value, unsigned turn) {
   store_relaxed(to, bits(value) & ~1u | turn);
 }
-// Both numbers of a channel. The lower half gives its last bit away, rounded to an even one.
-__device__ __forceinline__ void tell_channel(unsigned* to, int plane, float x, float z, unsigned turn) {
+// Both numbers of a channel, if the lane has one. The lower half gives its last bit away, rounded to an even one.
+__device__ __forceinline__ void tell_channel(bool tells, unsigned* to, int plane, float x, float z, unsigned turn) {
   if (PAIRED) {
     unsigned both = pair(z, fminf(fmaxf(x, -MOST_HALF), MOST_HALF));
     both += both & both >> 1 & 1;
-    store_relaxed(to, both & ~1u | turn);
-  } else {
+    both = both & ~1u | turn;
+    if (tells) store_relaxed(to, both);
+  } else if (tells) {
     tell(to, x, turn);
     tell(to + plane, z, turn);
   }
@@ -37,41 +38,49 @@ __device__ __forceinline__ void part(const Quad* planes, Row& x, Row& z) {
 
 // Until some warp of the block has announced a number, or hinted at it.
 __device__ __forceinline__ void await(const int* place, int number, Patience& patience) {
-  for (patience.tries = 0; announced(place) < number && patience.goes_on_alone();) LOOK_FOR(place);
+  for (patience.tries = 0; announced(place) < number && patience.goes_on();) LOOK_FOR(place);
 }
 __device__ __forceinline__ void await_hint(const int* place, int number, Patience& patience) {
-  for (patience.tries = 0; hinted(place) < number && patience.goes_on_alone(); pause(100)) LOOK_FOR(place);
+  for (patience.tries = 0; hinted(place) < number && patience.goes_on(); pause(100)) LOOK_FOR(place);
 }
 
 __device__ __forceinline__ bool is_of(const Quad& q, unsigned turn) {
   return !(((q.at[0] ^ turn) | (q.at[1] ^ turn) | (q.at[2] ^ turn) | (q.at[3] ^ turn)) & 1);
 }
 
+// A quad, as soon as it is of this turn. The lane looks by itself: those whose quads have come ask no more.
+__device__ __forceinline__ Quad hear(const unsigned* from, unsigned turn, Patience& patience) {
+  constexpr int LOOKS = 8;  // between two questions whether to go on
+  turn = opaque(turn);
+  patience.tries = 0;
+  while (true) {
+    Quad q;
+#pragma unroll
+    for (int look = 0; look < LOOKS; ++look) {
+      q = load_relaxed(from);
+      if (!WAITS || is_of(q, turn)) return q;
+      LOOK_FOR(from);
+    }
+    if (!patience.goes_on(LOOKS)) return q;
+  }
+}
+
 // COUNT quads for each lane of a warp, the n-th from where(n), or zeros if that is null, as soon as all are of this turn.
 // Where they are many, a lane looks first at `probe`: all that a block tells in a turn it tells at once.
 template <int COUNT, typename Where>
 __device__ __forceinline__ void hear(Quad (&heard)[COUNT], Where where, const unsigned* probe, unsigned turn, Patience& patience) {
-  patience.tries = 0;
-  bool is_near = COUNT == 1;
-  while (true) {
-    const unsigned* missing = nullptr;
-    if (is_near) {
+  if constexpr (COUNT == 1) {
+    heard[0] = where(0) ? hear(where(0), turn, patience) : Quad{};
+  } else {
+    hear(probe, turn, patience);
+    __syncwarp();
 #pragma unroll
-      for (int n = 0; n < COUNT; ++n) heard[n] = where(n) ? load_relaxed(where(n)) : Quad{};
+    for (int n = 0; n < COUNT; ++n) heard[n] = where(n) ? load_relaxed(where(n)) : Quad{};
 #pragma unroll
-      for (int n = 0; n < COUNT; ++n)
-        if (where(n) && !missing && !is_of(heard[n], turn)) missing = where(n);
-    } else if (!is_of(load_relaxed(probe), turn)) {
-      missing = probe;
-    }
-    if (WAITS && patience.is_left) {
-      if (missing) LOOK_FOR(missing);
-      bool all = __all_sync(~0u, !missing);
-      if (!all && patience.goes_on()) continue;
-    }
-    if (is_near) return;
-    is_near = true;
+    for (int n = 0; n < COUNT; ++n)
+      if (WAITS && where(n) && !is_of(heard[n], turn)) heard[n] = hear(where(n), turn, patience);
   }
+  __syncwarp();
 }
 
 // A box of COUNT numbers, for all who hear to read.
