@@ -4,6 +4,7 @@
 // ahead. Runs repeat exactly; a missing barrier shows as wrong numbers, a lost flag as a launch that gives up. It models
 // neither time nor caches.
 #pragma once
+#include <algorithm>
 #include <csetjmp>
 #include <cmath>
 #include <cstring>
@@ -121,7 +122,16 @@ inline bool __any_sync(unsigned, bool vote) {
   for (const auto& lane : together((unsigned)vote)) any |= lane.word[0];
   return any;
 }
-inline bool __all_sync(unsigned mask, bool vote) { return !__any_sync(mask, !vote); }
+inline int __reduce_max_sync(unsigned, int value) {
+  for (const auto& lane : together(value)) value = std::max(value, (int)lane.word[0]);
+  return value;
+}
+inline int __reduce_min_sync(unsigned mask, int value) { return -__reduce_max_sync(mask, -value); }
+inline int __reduce_add_sync(unsigned, int value) {
+  int sum = 0;
+  for (const auto& lane : together(value)) sum += (int)lane.word[0];
+  return sum;
+}
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   unsigned long long both = (unsigned long long)y << 32 | x;
   unsigned result = 0;
@@ -135,6 +145,7 @@ inline unsigned opaque(unsigned u) { return u; }
 inline unsigned bits(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
 inline long long bits(double f) { long long u; std::memcpy(&u, &f, 8); return u; }
 inline float number(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }
+inline double number(long long l) { double f; std::memcpy(&f, &l, 8); return f; }
 template <typename Four> Four load_four(const unsigned* from) { return {{from[0], from[1], from[2], from[3]}}; }
 #define load_relaxed load_four<Quad>
 inline void store_relaxed(unsigned* to, unsigned word) { under_way[to].push_back(word); yield(); }

@@ -8,7 +8,7 @@ struct Sums { float at[4]; };                 // a lane's part of a tile of 16 r
 #ifndef ON_CPU
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #define LOOK_FOR(place)
-// A number of which the compiler is not to know where it comes from: it then keeps it in a register.
+// A number of which the compiler does not know how it was made.
 __device__ __forceinline__ unsigned opaque(unsigned u) {
   asm volatile("" : "+r"(u));
   return u;
@@ -16,6 +16,7 @@ __device__ __forceinline__ unsigned opaque(unsigned u) {
 __device__ __forceinline__ unsigned bits(float f) { return __float_as_uint(f); }
 __device__ __forceinline__ long long bits(double f) { return __double_as_longlong(f); }
 __device__ __forceinline__ float number(unsigned u) { return __uint_as_float(u); }
+__device__ __forceinline__ double number(long long l) { return __longlong_as_double(l); }
 __device__ __forceinline__ Quad load_relaxed(const unsigned* from) {  // each of the four is whole; past the L1 cache
   Quad q;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"

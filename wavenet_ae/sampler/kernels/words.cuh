@@ -44,14 +44,14 @@ __device__ __forceinline__ void await_hint(const int* place, int number, Patienc
   for (patience.tries = 0; hinted(place) < number && patience.goes_on(); pause(100)) LOOK_FOR(place);
 }
 
-__device__ __forceinline__ bool is_of(const Quad& q, unsigned turn) {
-  return !(((q.at[0] ^ turn) | (q.at[1] ^ turn) | (q.at[2] ^ turn) | (q.at[3] ^ turn)) & 1);
+__device__ __forceinline__ bool is_of(const Quad& q, unsigned turn) {  // three instructions, if no bit is looked at alone
+  const unsigned other = opaque((q.at[0] ^ turn) | (q.at[1] ^ turn) | (q.at[2] ^ turn) | (q.at[3] ^ turn));
+  return !(other & 1);
 }
 
 // A quad, as soon as it is of this turn. The lane looks by itself: those whose quads have come ask no more.
 __device__ __forceinline__ Quad hear(const unsigned* from, unsigned turn, Patience& patience) {
   constexpr int LOOKS = 8;  // between two questions whether to go on
-  turn = opaque(turn);
   patience.tries = 0;
   while (true) {
     Quad q;
