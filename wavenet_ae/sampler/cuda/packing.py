@@ -18,7 +18,7 @@ class Packed(NamedTuple):
     of a row's four lanes. Rows of gates are a channel's sigmoid and tanh, in turn.
     """
 
-    now: np.ndarray  # [block, layer, half, quad, warp, lane, 16 bytes]: halves of `_outputs`, then of `_inputs`
+    now: np.ndarray  # [block, layer, half, quad, warp, lane, 16 bytes]: `_paired` halves of `_outputs`, of `_inputs`
     past: np.ndarray  # [block, layer - 1, (tap, half, quad, lane), 16 bytes], the newer tap first
     out: np.ndarray  # [block, says, skip] float32
     scores: np.ndarray  # [block, scores, skip] float32
@@ -41,7 +41,7 @@ def pack(decoder: Decoder, plan: Plan) -> Packed:
     stored_past = dealing.store(past, largest_past, plan.precision)
     by_tap = _tiles(stored_past, 1, plan)  # [block, layer - 1, tap, half, quad, 1, lane, bytes]
     return Packed(
-        now=np.concatenate([_tiles(matrix, plan.hearing, plan) for matrix in now], axis=2),
+        now=np.concatenate([_paired(_tiles(matrix, plan.hearing, plan), plan) for matrix in now], axis=2),
         past=by_tap.reshape(*by_tap.shape[:2], math.prod(by_tap.shape[2:-1]), 16),
         out=dealing.rows(folded.out, plan.says, plan.skip, plan),
         scores=dealing.rows(folded.logits, plan.scores, plan.skip, plan),
@@ -88,3 +88,23 @@ def _tiles(matrix: np.ndarray, warps: int, plan: Plan) -> np.ndarray:
     n = len(outer)  # (half, row, warp, quad, group, lane, input) -> (half, quad, warp, row, lane, group, input)
     dealt = dealt.transpose(*range(n), n, n + 3, n + 2, n + 1, n + 5, n + 4, n + 6)
     return np.ascontiguousarray(dealt).reshape(*outer, halves, quads, warps, 32, quad * 4).view(np.uint8)
+
+
+def _paired(tiles: np.ndarray, plan: Plan) -> np.ndarray:
+    """Of 16-bit numbers, a quad's words as a tensor core multiplies them: no other two lie beside each other.
+
+    A quad of two groups of a row, of two words each, and the one eight rows below become one for each group; where
+    none is below, one of both groups, the second in place of the row below.
+    """
+    if plan.quad != 2:
+        return tiles
+    words = tiles.view(np.uint32).reshape(
+        *tiles.shape[:-1], 2, 2
+    )  # [block, layer, half, quad, warp, lane, group, word]
+    paired = words.shape[2] // 2 * 2
+    block, layer, _, *rest = words.shape
+    two = words[:, :, :paired].reshape(block, layer, paired // 2, 2, *rest)
+    two = np.moveaxis(two, (3, 7), (8, 3))  # (half of two, group, word) -> (group, word, half of two)
+    alone = words[:, :, paired:].swapaxes(-1, -2)
+    both = np.concatenate([two.reshape(block, layer, paired, *rest), alone], axis=2)
+    return np.ascontiguousarray(both).reshape(*tiles.shape[:-1], 4).view(np.uint8)

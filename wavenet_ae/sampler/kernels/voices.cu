@@ -118,11 +118,63 @@ struct Weights {
     if (MULTIPLIES && !is_resident(later))
       for (int line = threadIdx.x; line < SLAB / 8; line += HEARERS) bring_near(here.now + later * SLAB + 8 * line);
   }
-  __device__ __forceinline__ Row row(int half, int group) const {
+  __device__ __forceinline__ Quad quad(int half, int group) const {
     int n = half * ROW_QUADS + group / A_QUAD;
-    return Row(AT_ONCE ? held[n] : from[n * HEARERS], group);
+    return AT_ONCE ? held[n] : from[n * HEARERS];
   }
+  __device__ __forceinline__ Row row(int half, int group) const { return Row(quad(half, group), group); }
 };
+
+// A set has eight columns: those of SHARING groups, side by side. Every group's weights are multiplied by all of them, and
+// each column keeps its own group's sums.
+constexpr int SHARING = 8 / PLACES;
+__device__ __forceinline__ bool is_column_of(int s, int n) { return (2 * ((int)threadIdx.x % 4) + n) / PLACES == s; }
+
+// A tile of the rows of a matrix, ALL eights of them, times a set of columns. Of 16-bit numbers a quad is just what the tensor
+// core wants: two eights of a group, or, of an eight that has none beside it, those of two groups.
+template <int BEGIN, int ALL>
+__device__ __forceinline__ Sums products_of_16(const Weights& weights, int tile, int first, const Row& inputs) {
+  const bool is_whole = 2 * tile + 1 < ALL;
+  Sums kept{};
+#pragma unroll
+  for (int s = 0; s < SHARING; ++s) {
+    const int group = first * SHARING + s;
+    if (group >= OWN_GROUPS) break;
+    if (!is_whole && SHARING > 1 && s % 2) continue;
+    const Quad q = weights.quad(BEGIN + 2 * tile + (is_whole ? group % 2 : 0), group);
+    Sums sums{};
+    multiply(sums, {q.at[0], q.at[2]}, {q.at[1], q.at[3]}, {inputs.word[0], inputs.word[1]});
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+      if (is_column_of(s, n)) {
+        kept.at[n] = sums.at[!is_whole && SHARING == 1 && group % 2 ? 2 + n : n];
+        if (is_whole) kept.at[2 + n] = sums.at[2 + n];
+      } else if (!is_whole && is_column_of(s + 1, n)) {
+        kept.at[n] = sums.at[2 + n];
+      }
+  }
+  return kept;
+}
+
+// The same of other numbers, outputs and inputs in one go.
+__device__ __forceinline__ Sums products_of_rows(const Weights& weights, int tile, int first, const Row& x, const Row& z) {
+  const int upper = 2 * tile, lower = upper + 1;
+  const Row none;
+  Sums kept{};
+#pragma unroll
+  for (int s = 0; s < SHARING; ++s) {
+    const int group = first * SHARING + s;
+    if (group >= OWN_GROUPS) break;
+    Sums sums{};
+    if (upper < GATE_HALVES)
+      add_product(sums, weights.row(HALVES + upper, group), lower < GATE_HALVES ? weights.row(HALVES + lower, group) : none, x);
+    add_product(sums, weights.row(upper, group), lower < HALVES ? weights.row(lower, group) : none, z);
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+      if (is_column_of(s, n)) kept.at[n] = sums.at[n], kept.at[2 + n] = sums.at[2 + n];
+  }
+  return kept;
+}
 
 // The products of a tile of rows with the columns heard. `first` and `COUNT` sets of columns are added up as a tree, by
 // groups, that is the same for any number of voices.
@@ -132,21 +184,14 @@ __device__ __forceinline__ Sums products(const Weights& weights, const Quad (&he
     if (first + COUNT / 2 >= SETS) return products<COUNT / 2>(weights, heard, tile, first);
     return products<COUNT / 2>(weights, heard, tile, first) + products<COUNT / 2>(weights, heard, tile, first + COUNT / 2);
   } else {
-    constexpr int SHARING = 8 / PLACES;  // groups whose columns are side by side: each is multiplied by itself
-    const int t = threadIdx.x % 4;
-    Row x, z, none;
+    Row x, z;
     part(heard + first * PLANES, x, z);
-    Sums kept{};
-#pragma unroll
-    for (int s = 0; s < SHARING; ++s) {
-      const int group = first * SHARING + s, upper = 2 * tile, lower = upper + 1;
-      if (group >= OWN_GROUPS) break;
-      Sums sums{};
-      if (upper < GATE_HALVES)
-        add_product(sums, weights.row(HALVES + upper, group), lower < GATE_HALVES ? weights.row(HALVES + lower, group) : none, x);
-      add_product(sums, weights.row(upper, group), lower < HALVES ? weights.row(lower, group) : none, z);
-      if (2 * t / PLACES == s) kept.at[0] = sums.at[0], kept.at[2] = sums.at[2];
-      if ((2 * t + 1) / PLACES == s) kept.at[1] = sums.at[1], kept.at[3] = sums.at[3];
+    Sums kept;
+    if (BYTES != 2) {
+      kept = products_of_rows(weights, tile, first, x, z);
+    } else {
+      kept = products_of_16<0, HALVES>(weights, tile, first, z);
+      if (2 * tile < GATE_HALVES) kept = kept + products_of_16<HALVES, GATE_HALVES>(weights, tile, first, x);
     }
     if (PLACES == 1) kept.at[0] += kept.at[1], kept.at[2] += kept.at[3];
 #pragma unroll
