@@ -159,6 +159,7 @@ inline void hint(int* place, int number) { announce(place, number); }
 inline int hinted(const int* place) { return *place; }
 inline void pause(unsigned) {}
 inline void bring_near(const void*) {}
+inline void bring_near_to_stay(const void*) {}
 inline float power_of_two(float x) { return exp2f(x); }
 inline float reciprocal(float x) { return 1 / x; }
 

@@ -11,6 +11,7 @@ from wavenet_ae.sampler.cuda import dealing
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}  # of a weight
 HEARING, ADDING, REMEMBERING = 4, 1, 7  # warps of a block: hear and multiply; add up; compute what the past adds
 GROUP = 16  # channels that a tensor core multiplies at once
+BANKS = 32  # of shared memory, a word wide
 MOST_VOICES = 8  # the columns of a tensor core's tile; beyond that `batched` is the engine
 COLUMNS = 16  # inputs, of all voices, whose past taps are computed together: weights are read once for them
 AHEAD = 8  # samples they may span
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
     remembering: int
     window: int  # samples whose past taps are computed together
     resident: int  # layers whose weights stay in shared memory
+    kept: int  # of the others, those whose weights are to stay in the second-level cache
     precision: str
 
     @property
@@ -81,6 +83,12 @@ class Plan(NamedTuple):
         return 1 << (self.voices - 1).bit_length()
 
     @property
+    def part_row(self) -> int:
+        """Room for a row's sums by each hearing warp, of all voices, so that rows do not begin in one bank."""
+        sums = self.places * (1 << (self.hearing - 1).bit_length())
+        return sums if sums % BANKS else sums + 4
+
+    @property
     def ring(self) -> int:
         """Samples whose numbers of a layer are there: those of a window, and as many to come."""
         return 2 * self.window
@@ -121,7 +129,7 @@ class Plan(NamedTuple):
     def shared(self) -> dict[str, tuple[int, ...]]:
         """A block's shared memory, in order; 4 bytes each."""
         return {
-            "parts": (2, -(-self.rows // 16) * 16, self.places, 1 << (self.hearing - 1).bit_length()),  # of sums
+            "parts": (2, -(-self.rows // 16) * 16, self.part_row),  # of sums
             "heard": (self.voices, self.skip),
             "hidden": (self.voices, self.skip),
             "logits": (self.voices, CODES),
@@ -157,8 +165,19 @@ class Plan(NamedTuple):
     @property
     def constants(self) -> dict[str, int]:
         """What the kernel is compiled with."""
-        names = ("width", "skip", "layers", "stages", "taps", "dims", "hop", "voices", "window", "resident")
-        derived = ("hearing", "remembering", "threads", "ring", "channels", "says", "scores", "slab", "ahead")
+        names = ("width", "skip", "layers", "stages", "taps", "dims", "hop", "voices", "window", "resident", "kept")
+        derived = (
+            "hearing",
+            "remembering",
+            "threads",
+            "ring",
+            "channels",
+            "says",
+            "scores",
+            "slab",
+            "ahead",
+            "part_row",
+        )
         sizes = {name: getattr(self, name) for name in (*names, *derived)}
         sizes |= {"hearers": 32 * self.hearing, "bytes": BYTES[self.precision], "half": int(self.precision != "bf16")}
         sizes |= {"own": size(self.own), "told": size(self.told)}
@@ -201,6 +220,7 @@ def plan(decoder: Decoder, voices: int, *, precision: str, blocks: int, shared: 
         remembering=REMEMBERING if BYTES[precision] < 4 else REMEMBERING // 2,  # float32 needs more registers
         window=min(AHEAD, 2 ** int(math.log2(COLUMNS // voices)), max(dilation)),
         resident=0,
+        kept=0,
         precision=precision,
     )._replace(**changed)
     assert dilation == [2 ** (layer % sizes.stages) for layer in range(sizes.layers)]

@@ -48,6 +48,9 @@ __device__ __forceinline__ void hint(int* place, int number) { *(volatile int*)p
 __device__ __forceinline__ int hinted(const int* place) { return *(const volatile int*)place; }
 __device__ __forceinline__ void pause(unsigned ns) { __nanosleep(ns); }
 __device__ __forceinline__ void bring_near(const void* line) { asm volatile("prefetch.global.L2 [%0];" :: "l"(line)); }
+__device__ __forceinline__ void bring_near_to_stay(const void* line) {  // others go first
+  asm volatile("prefetch.global.L2::evict_last [%0];" :: "l"(line));
+}
 
 // 2^x, and 1 / x, to a few units in the last place.
 __device__ __forceinline__ float power_of_two(float x) {

@@ -12,8 +12,8 @@
 
 constexpr int ROWS = GATES + CHANNELS + SAYS;
 constexpr int SPEAKERS = HEARERS + 32;             // threads of the hearers and the adder
-constexpr int PARTS = round_up_to_power(HEARING);  // room for what each hearer adds to a sum
 constexpr int PLACES = round_up_to_power(VOICES);  // columns of the voices
+constexpr int PARTS = round_up_to_power(HEARING);  // room for what each hearer adds to a sum
 constexpr int GROUPS = WIDTH / GROUP, OWN_GROUPS = divide_up(GROUPS, HEARING);  // of all, of a hearer
 constexpr int ITEMS = OWN_GROUPS * PLACES;         // columns that a hearer multiplies: a group of one voice each
 constexpr int SETS = divide_up(ITEMS, 8);          // of eight columns
@@ -52,7 +52,12 @@ __device__ constexpr int ahead_of(int layer) {  // where the ring of a layer aft
   return (TAPS - 1) * rings;
 }
 __device__ constexpr int until_due(long long t, int layer) { return (int)(t + 1 + layer & window(layer) - 1); }
-__device__ constexpr bool is_resident(int step) { return (step + 1) * RESIDENT / LAYERS != step * RESIDENT / LAYERS; }
+// The layers whose weights stay in shared memory, and those of the others that are to stay in the second-level cache.
+__device__ constexpr bool is_among(int n, int some, int all) { return (n + 1) * some / all != n * some / all; }
+__device__ constexpr bool is_resident(int step) { return is_among(step, RESIDENT, LAYERS); }
+__device__ constexpr bool is_kept(int step) {
+  return RESIDENT < LAYERS && is_among(step - step * RESIDENT / LAYERS, KEPT, LAYERS - RESIDENT);
+}
 
 __device__ __forceinline__ unsigned turn_of(long long t) { return (unsigned)(t + 1) & 1; }
 __device__ __forceinline__ unsigned turn_in_ring(long long t) { return (unsigned)t / RING + 1 & 1; }
@@ -81,7 +86,7 @@ struct Here {
 
   // Sums of a row's products, by every hearer. The next step's have their own place while these are still read.
   __device__ __forceinline__ float* part(int step, int row, int voice) const {
-    return parts + ((step % 2 * TILES * 16 + row) * PLACES + voice) * PARTS;
+    return parts + (step % 2 * TILES * 16 + row) * PART_ROW + voice * PARTS;
   }
   __device__ __forceinline__ float sum(int step, int row, int voice) const {
     Some<PARTS> of = *(const Some<PARTS>*)part(step, row, voice);
@@ -116,7 +121,10 @@ struct Weights {
       for (int n = 0; n < STEP_QUADS; ++n) held[n] = from[n * HEARERS];
     const int later = (step + 1) % LAYERS;  // two steps from now: from the GPU's memory to its cache
     if (MULTIPLIES && !is_resident(later))
-      for (int line = threadIdx.x; line < SLAB / 8; line += HEARERS) bring_near(here.now + later * SLAB + 8 * line);
+      for (int line = threadIdx.x; line < SLAB / 8; line += HEARERS) {
+        const Quad* from = here.now + later * SLAB + 8 * line;
+        KEPT && is_kept(later) ? bring_near_to_stay(from) : bring_near(from);
+      }
   }
   __device__ __forceinline__ Quad quad(int half, int group) const {
     int n = half * ROW_QUADS + group / A_QUAD;
@@ -322,15 +330,12 @@ struct Adder {
 
 // A layer of the output: its inputs come from a box, its block's rows go to another. `finish` adds what is not a product.
 template <int OWNED, int ALL, typename Finish>
-__device__ __forceinline__ void conclude(
-    const float4* weights, const unsigned* from, float* x, unsigned* to, int first, unsigned turn, Patience& patience, Finish finish) {
-  SmallRow<SKIP> rows;
-  int row = threadIdx.x / 32;
-  if (row < OWNED) rows.fetch(weights, row);
+__device__ __forceinline__ void conclude(const float4* weights, SmallRow<SKIP>& rows, const unsigned* from, float* x, unsigned* to,
+                                         int first, unsigned turn, Patience& patience, Finish finish) {
   hear_box<VOICES * SKIP>(from, x, turn, patience);
   meet(3, HEARERS);
-  for (int first_row = row; row < OWNED; row += HEARING) {
-    if (row != first_row) rows.fetch(weights, row);
+  for (int row = threadIdx.x / 32; row < OWNED; row += HEARING) {
+    if (OWNED > HEARING) rows.fetch(weights, row);
     float sums[VOICES];
 #pragma unroll
     for (int voice = 0; voice < VOICES; ++voice) sums[voice] = rows.times(x + voice * SKIP);
@@ -340,23 +345,38 @@ __device__ __forceinline__ void conclude(
   }
 }
 
+// What a hearer keeps of a sample for the next: weights of the first layer, and a row of each layer of the output.
+struct Kept {
+  Weights weights;
+  SmallRow<SKIP> out, scores;
+  const float4 *all_out, *all_scores;
+
+  __device__ __forceinline__ explicit Kept(const Here& here)
+      : all_out(here.call.out + blockIdx.x * (SAYS * SKIP / 4)), all_scores(here.call.scores + blockIdx.x * (SCORES * SKIP / 4)) {
+    weights.fetch(here, 1);
+    const int row = threadIdx.x / 32;
+    if (row < SAYS) out.fetch(all_out, row);
+    if (row < SCORES) scores.fetch(all_scores, row);
+  }
+};
+
 // From what was heard to the logits, which every block gets.
-__device__ void hear_sample(const Here& here, Weights& weights, long long t, Patience& patience) {
+__device__ void hear_sample(const Here& here, Kept& kept, long long t, Patience& patience) {
   const Call& call = here.call;
 #pragma unroll 2  // so that where the sums go is known
   for (int step = 1; step <= LAYERS; ++step) {
-    listen(here, weights, step, t, patience);
+    listen(here, kept.weights, step, t, patience);
     if (TAPS > 1 && threadIdx.x == HEARERS - 1) hint(here.heard_of, (int)(t - call.clock) * LAYERS + step);
     meet(2, SPEAKERS);  // a hearer may write the next step's sums while these are read, but none after those
-    weights.fetch(here, step < LAYERS ? step + 1 : 1);
+    kept.weights.fetch(here, step < LAYERS ? step + 1 : 1);
   }
   unsigned turn = turn_of(t);
-  conclude<SAYS, SKIP>(call.out + blockIdx.x * (SAYS * SKIP / 4), call.mail + MAIL_SAID, here.heard, call.mail + MAIL_HIDDEN,
-                       here.first_say, turn, patience, [&](float sum, int voice, int row) {
+  conclude<SAYS, SKIP>(kept.all_out, kept.out, call.mail + MAIL_SAID, here.heard, call.mail + MAIL_HIDDEN, here.first_say, turn,
+                       patience, [&](float sum, int voice, int row) {
                          return fmaxf(sum + here.told.out(voice)[row], 0.f);
                        });
-  conclude<SCORES, CODES>(call.scores + blockIdx.x * (SCORES * SKIP / 4), call.mail + MAIL_HIDDEN, here.hidden,
-                          call.mail + MAIL_LOGITS, here.first_score, turn, patience,
+  conclude<SCORES, CODES>(kept.all_scores, kept.scores, call.mail + MAIL_HIDDEN, here.hidden, call.mail + MAIL_LOGITS,
+                          here.first_score, turn, patience,
                           [&](float sum, int, int row) { return sum + here.own[OWN_SCORES_BIAS + row]; });
   hear_box<VOICES * CODES>(call.mail + MAIL_LOGITS, here.logits, turn, patience);
 }
@@ -388,11 +408,10 @@ __device__ __forceinline__ void begin_sample(const Here& here, long long sample)
 __device__ void hear_all(const Here& here) {
   const Call& call = here.call;
   Patience patience(call.lost);
-  Weights weights;
-  weights.fetch(here, 1);
+  Kept kept(here);
   for (long long sample = 0; sample < call.frames * HOP; ++sample) {
     begin_sample(here, sample);
-    hear_sample(here, weights, call.clock + sample, patience);
+    hear_sample(here, kept, call.clock + sample, patience);
     if (meet_and_vote(1, SPEAKERS, !patience.is_left)) break;
     hear_code(here, sample);
     meet(1, SPEAKERS);
@@ -506,7 +525,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) speak(const Call call) 
         ((Quad*)here.resident)[step * RESIDENT / LAYERS * SLAB + n] = here.now[step * SLAB + n];
   for (int n = threadIdx.x; n < OWN; n += THREADS) here.own[n] = call.own[blockIdx.x * OWN + n];
   for (int n = threadIdx.x; n < VOICES * (LAGS + 1); n += THREADS) here.level[n] = call.memory[n];
-  for (int n = threadIdx.x; n < 2 * TILES * 16 * PLACES * PARTS; n += THREADS) here.parts[n] = 0;
+  for (int n = threadIdx.x; n < 2 * TILES * 16 * PART_ROW; n += THREADS) here.parts[n] = 0;
   for (int n = threadIdx.x; n < LAYERS; n += THREADS) here.done[n] = 0;
   if (threadIdx.x == 0) *here.heard_of = 0;
   __syncthreads();
