@@ -17,6 +17,7 @@ constexpr int PARTS = round_up_to_power(HEARING);  // room for what each hearer 
 constexpr int GROUPS = WIDTH / GROUP, OWN_GROUPS = divide_up(GROUPS, HEARING);  // of all, of a hearer
 constexpr int ITEMS = OWN_GROUPS * PLACES;         // columns that a hearer multiplies: a group of one voice each
 constexpr int SETS = divide_up(ITEMS, 8);          // of eight columns
+constexpr bool IS_EVEN = ITEMS % 8 == 0 && VOICES == PLACES && OWN_GROUPS * HEARING == GROUPS;  // no column is empty
 constexpr int TILES = divide_up(ROWS, 16), HALVES = divide_up(ROWS, 8), GATE_HALVES = divide_up(GATES, 8);
 constexpr int ROW_QUADS = divide_up(OWN_GROUPS, A_QUAD);           // a lane's, of a row of a hearer
 constexpr int STEP_QUADS = (HALVES + GATE_HALVES) * ROW_QUADS;     // a lane's, of a layer
@@ -120,11 +121,11 @@ struct Weights {
 #pragma unroll
       for (int n = 0; n < STEP_QUADS; ++n) held[n] = from[n * HEARERS];
     const int later = (step + 1) % LAYERS;  // two steps from now: from the GPU's memory to its cache
+    const Quad* near = here.now + later * SLAB + 8 * threadIdx.x;
     if (MULTIPLIES && !is_resident(later))
-      for (int line = threadIdx.x; line < SLAB / 8; line += HEARERS) {
-        const Quad* from = here.now + later * SLAB + 8 * line;
-        KEPT && is_kept(later) ? bring_near_to_stay(from) : bring_near(from);
-      }
+#pragma unroll 4
+      for (int n = 0; n < divide_up(SLAB / 8, HEARERS); ++n, near += 8 * HEARERS)
+        if (n * HEARERS + threadIdx.x < SLAB / 8) KEPT && is_kept(later) ? bring_near_to_stay(near) : bring_near(near);
   }
   __device__ __forceinline__ Quad quad(int half, int group) const {
     int n = half * ROW_QUADS + group / A_QUAD;
@@ -216,9 +217,9 @@ __device__ __forceinline__ void listen(const Here& here, const Weights& weights,
   const unsigned* box = here.box(step - 1, t) + warp * ITEMS * GROUP;
   const int shown = warp * OWN_GROUPS + column % OWN_GROUPS;
   Quad heard[PLANES * SETS];
-  hear(heard, [=](int n) {
+  hear<IS_EVEN>(heard, [=](int n) {
     int item = n / PLANES * 8 + column, voice = item % PLACES, group = warp * OWN_GROUPS + item / PLACES;
-    bool is_told = item < ITEMS && voice < VOICES && group < GROUPS;
+    bool is_told = IS_EVEN || (item < ITEMS && voice < VOICES && group < GROUPS);
     return is_told ? box + n % PLANES * PLANE + 4 * (n / PLANES * 32 + lane) : nullptr;
   }, here.box(step - 1, t) + (shown < GROUPS ? shown : 0) * PLACES * GROUP + 4 * pair_of_columns, turn_in_ring(t), patience);
   if (!MULTIPLIES) return;

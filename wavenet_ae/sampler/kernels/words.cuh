@@ -65,20 +65,31 @@ __device__ __forceinline__ Quad hear(const unsigned* from, unsigned turn, Patien
   }
 }
 
-// COUNT quads for each lane of a warp, the n-th from where(n), or zeros if that is null, as soon as all are of this turn.
-// Where they are many, a lane looks first at `probe`: all that a block tells in a turn it tells at once.
-template <int COUNT, typename Where>
+// COUNT quads for each lane of a warp, the n-th from where(n), as soon as all are of this turn; if not ALL are there, those
+// of which where(n) is null are zeros. Where they are many, a lane looks first at `probe`: all that a block tells in a turn
+// it tells at once.
+template <bool ALL, int COUNT, typename Where>
 __device__ __forceinline__ void hear(Quad (&heard)[COUNT], Where where, const unsigned* probe, unsigned turn, Patience& patience) {
+  auto is_there = [=](int n) { return ALL || where(n); };
   if constexpr (COUNT == 1) {
-    heard[0] = where(0) ? hear(where(0), turn, patience) : Quad{};
+    heard[0] = is_there(0) ? hear(where(0), turn, patience) : Quad{};
   } else {
     hear(probe, turn, patience);
     __syncwarp();
 #pragma unroll
-    for (int n = 0; n < COUNT; ++n) heard[n] = where(n) ? load_relaxed(where(n)) : Quad{};
+    for (int n = 0; n < COUNT; ++n) heard[n] = is_there(n) ? load_relaxed(where(n)) : Quad{};
+    while (WAITS) {
+      const unsigned* missing = nullptr;
 #pragma unroll
-    for (int n = 0; n < COUNT; ++n)
-      if (WAITS && where(n) && !is_of(heard[n], turn)) heard[n] = hear(where(n), turn, patience);
+      for (int n = 0; n < COUNT; ++n)
+        if (is_there(n) && !is_of(heard[n], turn)) missing = where(n);
+      if (!missing) break;
+      LOOK_FOR(missing);
+      if (!patience.goes_on()) break;
+#pragma unroll
+      for (int n = 0; n < COUNT; ++n)
+        if (is_there(n) && !is_of(heard[n], turn)) heard[n] = load_relaxed(where(n));
+    }
   }
   __syncwarp();
 }
@@ -89,7 +100,7 @@ __device__ __forceinline__ void hear_box(const unsigned* box, float* to, unsigne
   constexpr int EACH = (COUNT / 4 + HEARERS - 1) / HEARERS;
   static_assert(COUNT % 4 == 0, "whole quads");
   Quad heard[EACH];
-  hear(heard, [=](int n) {
+  hear<COUNT % (4 * HEARERS) == 0>(heard, [=](int n) {
     int quad = n * HEARERS + (int)threadIdx.x;
     return quad < COUNT / 4 ? box + 4 * quad : nullptr;
   }, box + 4 * (threadIdx.x % (COUNT / 4)), turn, patience);
@@ -97,6 +108,7 @@ __device__ __forceinline__ void hear_box(const unsigned* box, float* to, unsigne
   for (int n = 0; n < EACH; ++n) {
     int quad = n * HEARERS + (int)threadIdx.x;
     if (quad >= COUNT / 4) continue;
-    for (int i = 0; i < 4; ++i) to[4 * quad + i] = number(heard[n].at[i] & ~1u);
+    for (unsigned& word : heard[n].at) word &= ~1u;
+    *(Quad*)(to + 4 * quad) = heard[n];
   }
 }
