@@ -25,6 +25,8 @@ constexpr int PAST_HALVES = (TAPS - 1) * GATE_HALVES, PAST_QUADS = divide_up(GRO
 constexpr int PAST_SLAB = PAST_HALVES * PAST_QUADS * 32;           // quads of a layer's past taps
 static_assert(SLAB == STEP_QUADS * HEARERS, "what a block needs of a layer, as it was laid out");
 constexpr bool AT_ONCE = STEP_QUADS <= 32;         // a layer's weights fit a thread's registers
+constexpr int PAIRED_ROW = divide_up(OWN_GROUPS, 2), PAIRED_QUADS = (HALVES + GATE_HALVES) * PAIRED_ROW;
+constexpr bool WIDENS = BYTES == 1 && PAIRED_QUADS <= 16;  // to 16 bits, in registers
 constexpr int EACH = divide_up(CHANNELS * VOICES, 32), EACH_SAY = divide_up(SAYS * VOICES, 32);  // of a lane that adds up
 constexpr int PLANE = GROUPS * PLACES * GROUP;     // words of a layer's inputs, or outputs, of all voices
 constexpr int BOX = PLANES * PLANE;
@@ -112,6 +114,7 @@ __device__ __forceinline__ int place(int channel, int voice) {
 // A layer's weights of a hearer: a quad a lane holds four weights of a row, of one group or more.
 struct Weights {
   Quad held[AT_ONCE ? STEP_QUADS : 1];
+  Quad paired[WIDENS ? PAIRED_QUADS : 1];
   const Quad* from;
 
   // Start to load them; nothing waits until they are used.
@@ -132,6 +135,30 @@ struct Weights {
     return AT_ONCE ? held[n] : from[n * HEARERS];
   }
   __device__ __forceinline__ Row row(int half, int group) const { return Row(quad(half, group), group); }
+
+  // Of 16-bit numbers a quad is just what a tensor core wants: two eights of rows of a group or, of an eight that has none
+  // beside it, those of two groups. Those of 8 bits are made so before numbers are waited for.
+  __device__ __forceinline__ Quad pair_of(int half, int group) const {
+    return WIDENS ? paired[half * PAIRED_ROW + group / 2] : quad(half, group);
+  }
+  __device__ __forceinline__ void widen() {
+    if (WIDENS && MULTIPLIES) widen_halves<0, HALVES>(), widen_halves<HALVES, GATE_HALVES>();
+  }
+  template <int BEGIN, int ALL> __device__ __forceinline__ void widen_halves() {
+#pragma unroll
+    for (int half = 0; half < ALL; ++half)
+#pragma unroll
+      for (int at = 0; at < PAIRED_ROW; ++at) {
+        const bool is_whole = half / 2 * 2 + 1 < ALL;
+        const int group = 2 * at + (is_whole ? half % 2 : 0), beside = is_whole ? group : group + 1;
+        const Row upper = row(BEGIN + half / 2 * 2, group < OWN_GROUPS ? group : 0);
+        const Row lower = row(BEGIN + half / 2 * 2 + is_whole, beside < OWN_GROUPS ? beside : 0);
+        for (int word = 0; word < 2; ++word) {
+          Quad& q = paired[(BEGIN + half) * PAIRED_ROW + at];
+          q.at[2 * word] = opaque(upper.word[word]), q.at[2 * word + 1] = opaque(lower.word[word]);
+        }
+      }
+  }
 };
 
 // A set has eight columns: those of SHARING groups, side by side. Every group's weights are multiplied by all of them, and
@@ -139,10 +166,9 @@ struct Weights {
 constexpr int SHARING = 8 / PLACES;
 __device__ __forceinline__ bool is_column_of(int s, int n) { return (2 * ((int)threadIdx.x % 4) + n) / PLACES == s; }
 
-// A tile of the rows of a matrix, ALL eights of them, times a set of columns. Of 16-bit numbers a quad is just what the tensor
-// core wants: two eights of a group, or, of an eight that has none beside it, those of two groups.
+// A tile of the rows of a matrix, ALL eights of them, times a set of columns.
 template <int BEGIN, int ALL>
-__device__ __forceinline__ Sums products_of_16(const Weights& weights, int tile, int first, const Row& inputs) {
+__device__ __forceinline__ Sums products_of_pairs(const Weights& weights, int tile, int first, const Row& inputs) {
   const bool is_whole = 2 * tile + 1 < ALL;
   Sums kept{};
 #pragma unroll
@@ -150,7 +176,7 @@ __device__ __forceinline__ Sums products_of_16(const Weights& weights, int tile,
     const int group = first * SHARING + s;
     if (group >= OWN_GROUPS) break;
     if (!is_whole && SHARING > 1 && s % 2) continue;
-    const Quad q = weights.quad(BEGIN + 2 * tile + (is_whole ? group % 2 : 0), group);
+    const Quad q = weights.pair_of(BEGIN + 2 * tile + (is_whole ? group % 2 : 0), group);
     Sums sums{};
     multiply(sums, {q.at[0], q.at[2]}, {q.at[1], q.at[3]}, {inputs.word[0], inputs.word[1]});
 #pragma unroll
@@ -165,7 +191,7 @@ __device__ __forceinline__ Sums products_of_16(const Weights& weights, int tile,
   return kept;
 }
 
-// The same of other numbers, outputs and inputs in one go.
+// The same of rows as they come, outputs and inputs in one go.
 __device__ __forceinline__ Sums products_of_rows(const Weights& weights, int tile, int first, const Row& x, const Row& z) {
   const int upper = 2 * tile, lower = upper + 1;
   const Row none;
@@ -174,10 +200,12 @@ __device__ __forceinline__ Sums products_of_rows(const Weights& weights, int til
   for (int s = 0; s < SHARING; ++s) {
     const int group = first * SHARING + s;
     if (group >= OWN_GROUPS) break;
-    Sums sums{};
+    Sums of_x{}, sums{};
     if (upper < GATE_HALVES)
-      add_product(sums, weights.row(HALVES + upper, group), lower < GATE_HALVES ? weights.row(HALVES + lower, group) : none, x);
+      add_product(of_x, weights.row(HALVES + upper, group), lower < GATE_HALVES ? weights.row(HALVES + lower, group) : none, x);
+    if (BYTES == 4) sums = of_x;
     add_product(sums, weights.row(upper, group), lower < HALVES ? weights.row(lower, group) : none, z);
+    if (BYTES < 4 && upper < GATE_HALVES) sums = sums + of_x;  // as where they are widened
 #pragma unroll
     for (int n = 0; n < 2; ++n)
       if (is_column_of(s, n)) kept.at[n] = sums.at[n], kept.at[2 + n] = sums.at[2 + n];
@@ -196,11 +224,11 @@ __device__ __forceinline__ Sums products(const Weights& weights, const Quad (&he
     Row x, z;
     part(heard + first * PLANES, x, z);
     Sums kept;
-    if (BYTES != 2) {
+    if (BYTES != 2 && !WIDENS) {
       kept = products_of_rows(weights, tile, first, x, z);
     } else {
-      kept = products_of_16<0, HALVES>(weights, tile, first, z);
-      if (2 * tile < GATE_HALVES) kept = kept + products_of_16<HALVES, GATE_HALVES>(weights, tile, first, x);
+      kept = products_of_pairs<0, HALVES>(weights, tile, first, z);
+      if (2 * tile < GATE_HALVES) kept = kept + products_of_pairs<HALVES, GATE_HALVES>(weights, tile, first, x);
     }
     if (PLACES == 1) kept.at[0] += kept.at[1], kept.at[2] += kept.at[3];
 #pragma unroll
@@ -212,11 +240,12 @@ __device__ __forceinline__ Sums products(const Weights& weights, const Quad (&he
 }
 
 // A hearer's part of a step: its channels' numbers times the block's rows.
-__device__ __forceinline__ void listen(const Here& here, const Weights& weights, int step, long long t, Patience& patience) {
+__device__ __forceinline__ void listen(const Here& here, Weights& weights, int step, long long t, Patience& patience) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = lane / 4, pair_of_columns = lane % 4;
   const unsigned* box = here.box(step - 1, t) + warp * ITEMS * GROUP;
   const int shown = warp * OWN_GROUPS + column % OWN_GROUPS;
   Quad heard[PLANES * SETS];
+  weights.widen();
   hear<IS_EVEN>(heard, [=](int n) {
     int item = n / PLANES * 8 + column, voice = item % PLACES, group = warp * OWN_GROUPS + item / PLACES;
     bool is_told = IS_EVEN || (item < ITEMS && voice < VOICES && group < GROUPS);
