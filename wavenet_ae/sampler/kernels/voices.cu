@@ -283,6 +283,7 @@ struct Adder {
   __device__ __forceinline__ void prepare(int layer, long long t) {
     if (TAPS > 1) await(here.done + layer, (int)(t - here.call.clock) - until_due(t - 1, layer), patience);
     const float* from = here.ahead + (TAPS > 1 ? ahead_of(layer) + slot(t, layer) : 0) * VOICES * GATES;
+    const float* following = here.ahead + (TAPS > 1 ? ahead_of(layer) + slot(t + 1, layer) : 0) * VOICES * GATES;
 #pragma unroll
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
@@ -292,6 +293,7 @@ struct Adder {
         told[n][half] = here.told.gates(layer, voice)[2 * channel + half];
       }
       bias[n] = here.own[OWN_RESIDUAL_BIAS + (layer - 1) * CHANNELS + channel];
+      if (TAPS > 1) bring_near(following + voice * GATES + 2 * channel);  // for the next sample: told long ago, and far by now
     }
   }
 
