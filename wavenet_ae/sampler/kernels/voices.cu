@@ -269,7 +269,8 @@ __device__ __forceinline__ void listen(const Here& here, Weights& weights, int s
 struct Adder {
   const Here& here;
   float x[EACH], said[EACH_SAY];
-  float ahead[EACH][2], told[EACH][2], bias[EACH];  // of the next layer
+  Some<2> ahead[EACH], told[EACH];  // of the next layer: what is added to its gates
+  float bias[EACH];                 // and to its inputs
   Patience patience;  // with the rememberers
 
   __device__ __forceinline__ explicit Adder(const Here& here) : here(here), patience(here.call.lost) {}
@@ -288,10 +289,8 @@ struct Adder {
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
       is_own<CHANNELS>(n, voice, channel);
-      for (int half = 0; half < 2; ++half) {
-        ahead[n][half] = TAPS > 1 ? from[voice * GATES + 2 * channel + half] : 0;
-        told[n][half] = here.told.gates(layer, voice)[2 * channel + half];
-      }
+      ahead[n] = TAPS > 1 ? *(const Some<2>*)(from + voice * GATES + 2 * channel) : Some<2>{};
+      told[n] = *(const Some<2>*)(here.told.gates(layer, voice) + 2 * channel);
       bias[n] = here.own[OWN_RESIDUAL_BIAS + (layer - 1) * CHANNELS + channel];
       if (TAPS > 1) bring_near(following + voice * GATES + 2 * channel);  // for the next sample: told long ago, and far by now
     }
@@ -330,8 +329,8 @@ struct Adder {
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
       const bool tells = is_own<CHANNELS>(n, voice, channel);
-      const float opened = here.sum(step, 2 * channel, voice) + (ahead[n][0] + told[n][0]);
-      const float value = here.sum(step, 2 * channel + 1, voice) + (ahead[n][1] + told[n][1]);
+      const float opened = here.sum(step, 2 * channel, voice) + (ahead[n].at[0] + told[n].at[0]);
+      const float value = here.sum(step, 2 * channel + 1, voice) + (ahead[n].at[1] + told[n].at[1]);
       x[n] += here.sum(step, GATES + channel, voice) + bias[n];
       tell(tells, layer, voice, channel, x[n], gate(opened, value), t);
     }
