@@ -37,11 +37,16 @@ VOICES = {  # that are timed
     "clusters": (1, 8, 64, 256),
     "batched": (1, 8, 64, 256, 1024),
 }
-CHOIRS = (  # voices, and how they are dealt to clusters of blocks otherwise than by default
-    (8, {"voices": 1}), (8, {"voices": 4}), (64, {"voices": 32}), (256, {"voices": 16}), (256, {"size": 8}),
-    (256, {"gathers": 1}),
-    (8, {"gathers": 1}), (8, {"pieces": 4}), (8, {"window": 16}),
-)  # fmt: skip
+VARIANTS = {  # voices, and sizes otherwise than by default
+    "cuda": (
+        (1, {"kept": 5}), (1, {"kept": 8}), (1, {"kept": 11}), (8, {"kept": 8}), (1, {"remembering": 3}),
+        (8, {"remembering": 3}), (1, {"hearing": 2}), (8, {"window": 1}),
+    ),
+    "clusters": (
+        (8, {"voices": 1}), (8, {"voices": 4}), (64, {"voices": 32}), (256, {"voices": 16}), (256, {"size": 8}),
+        (256, {"gathers": 1}), (8, {"gathers": 1}), (8, {"pieces": 4}), (8, {"window": 16}),
+    ),
+}  # fmt: skip
 TRAINING = (32, 6144)
 SHORT = 32  # samples in a run of an engine that takes milliseconds for each
 
@@ -119,12 +124,12 @@ def time_parts(bench: Bench) -> None:
                 bench.found(**row, total=total, value=1e6 * voices / total, unit="us a step")
 
 
-def time_choirs(bench: Bench) -> None:
-    """The engine `clusters` with its voices and blocks dealt otherwise."""
+def time_variants(bench: Bench) -> None:
+    """Kernels that stay, with other sizes: how work is dealt out, and which weights stay where."""
     decoder = bench.decoder()
     for engine, precision in bench.engines:
-        for voices, changed in CHOIRS if (engine, precision) == ("clusters", "fp16") else ():
-            row = {"section": "choirs", "engine": f"{engine}, {changed}", "precision": precision, "batch": voices}
+        for voices, changed in VARIANTS.get(engine, ()) if precision == "fp16" else ():
+            row = {"section": "variants", "engine": f"{engine}, {changed}", "precision": precision, "batch": voices}
             with bench.guard(**row):
                 opened = _kernels(engine).Voices(decoder, voices, precision=precision, changed=changed)
                 total = _speed(bench, decoder, voices, opened)
@@ -161,7 +166,7 @@ def time_training(bench: Bench) -> None:
 
 SECTIONS = (
     measure_bounds, check_parity, time_baselines, time_generation, time_training, check_voices, time_parts,
-    time_choirs, time_compiled,
+    time_variants, time_compiled,
 )  # fmt: skip
 
 

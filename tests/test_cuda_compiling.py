@@ -134,6 +134,12 @@ def test_a_kernel_compiles_without_a_part_of_it_to_measure_the_rest(cached, part
     assert len(less.cubin) < len(all_of_it.cubin)
 
 
+def test_weights_may_be_kept_in_the_second_level_cache(cached):
+    sizes = {kept: constants(precision="fp16", layers=10) | {"KEPT": kept} for kept in (0, 2)}
+    none, some = (compiling.compiled(KERNEL, sizes[kept], "sm_90a").cubin for kept in sizes)
+    assert none != some
+
+
 def test_a_compiled_kernel_is_kept_and_a_changed_one_is_not_taken_for_it(cached, monkeypatch):
     small = constants(width=16, layers=1)
     made = compiling.compiled(KERNEL, small, "sm_90a")
