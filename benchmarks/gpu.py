@@ -207,7 +207,8 @@ def _kernels(engine: str) -> ModuleType:
 def _choirs(opened: sampler.Voices) -> dict[str, object]:
     """To how many clusters of blocks the voices were dealt, if they were: it depends on the GPU."""
     plan = getattr(opened, "plan", None)
-    return {"value": plan.choirs, "unit": f"choirs of {plan.voices}"} if hasattr(plan, "choirs") else {}
+    choirs, voices = (getattr(plan, name, 0) for name in ("choirs", "voices"))
+    return {"value": choirs, "unit": f"choirs of {voices}"} if choirs else {}
 
 
 def _speed(bench: Bench, decoder: Decoder, voices: int, opened: sampler.Voices, top_p: float = 1.0) -> float:
