@@ -39,7 +39,7 @@ VOICES = {  # that are timed
 }
 VARIANTS = {  # voices, and sizes otherwise than by default
     "cuda": (
-        (1, {"kept": 5}), (1, {"kept": 8}), (1, {"kept": 11}), (8, {"kept": 8}), (1, {"remembering": 3}),
+        (1, {"kept": 4}), (1, {"kept": 6}), (1, {"kept": 8}), (1, {"kept": 10}), (8, {"kept": 8}), (1, {"remembering": 3}),
         (8, {"remembering": 3}), (1, {"hearing": 2}), (8, {"window": 1}),
     ),
     "clusters": (

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_resume import last_step, measured
-from test_training import likelihood
+from test_objectives import likelihood
 
 from wavenet_ae import checkpoint
 from wavenet_ae.training.processes import Group

@@ -29,7 +29,7 @@ FAULTS_OF_VOICES = {
         "    arrive(1, SPEAKERS);\n    hear_code(here, sample);",
     ),
     "one place where two are needed": ("voices.cu", "(step % 2 * TILES * 16 + row)", "(row)"),
-    "the sample before is taken for this one": ("words.cuh", "return !(other & 1);", "return !(other & 0);"),
+    "the sample before is taken for this one": ("words.cuh", "return !(opaque(u) & 1);", "return !(opaque(u) & 0);"),
     "only three of four words are looked at": ("words.cuh", " | (q.at[3] ^ turn)", ""),
     "what was told is not waited for": ("voices.cu", "WAITS && !is_of(told, turn)", "false"),
     "a slot is one too far": (

@@ -141,7 +141,7 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 
 #define SHARED_MEMORY(name) unsigned char* name = blocks[now->block].shared.data()
 #define LOOK_FOR(place) (patient_ones[place].push_back(now), hand_over())
-inline unsigned opaque(unsigned u) { return u; }
+template <typename T> T opaque(T t) { return t; }
 inline unsigned bits(float f) { unsigned u; std::memcpy(&u, &f, 4); return u; }
 inline long long bits(double f) { long long u; std::memcpy(&u, &f, 8); return u; }
 inline float number(unsigned u) { float f; std::memcpy(&f, &u, 4); return f; }

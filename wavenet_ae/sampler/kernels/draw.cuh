@@ -9,7 +9,7 @@ constexpr int CODES = 256, CODES_A_LANE = CODES / 32;
 __device__ __forceinline__ int order(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
 __device__ __forceinline__ int order_of(float f) { return order((int)bits(f + 0.f)); }  // -0 is 0
 
-// e^x of what is not positive, to an ulp or two; 0 where it would be below 1e-304.
+// e^x of what is not positive, to an ulp; 0 where it would be below 1e-304, and of what is no number.
 __device__ __forceinline__ double exp_of(double x) {
   constexpr double LOG2_E = 1.4426950408889634, WHOLE = 6755399441055744.0;  // what is added to it loses its fraction
   constexpr double LN_2 = 6.93147180369123816490e-01, REST = 1.90821492927058770002e-10;
@@ -22,7 +22,8 @@ __device__ __forceinline__ double exp_of(double x) {
   double sum = ONE_BY_FACTORIAL[DEGREE];
 #pragma unroll
   for (int k = DEGREE - 1; k >= 0; --k) sum = fma(sum, r, ONE_BY_FACTORIAL[k]);
-  return x < -700. ? 0. : number(bits(sum) + (bits(shifted) << 52));
+  const unsigned long long power = (unsigned long long)bits(shifted) << 52;
+  return x >= -700. ? number(bits(sum) + (long long)power) : 0.;
 }
 
 // Zero all but the fewest likeliest odds that reach top_p together; of equals the lower code comes first.

@@ -8,10 +8,14 @@ struct Sums { float at[4]; };                 // a lane's part of a tile of 16 r
 #ifndef ON_CPU
 #define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
 #define LOOK_FOR(place)
-// A number of which the compiler does not know how it was made.
+// A number, or a place, of which the compiler does not know how it was made.
 __device__ __forceinline__ unsigned opaque(unsigned u) {
   asm volatile("" : "+r"(u));
   return u;
+}
+__device__ __forceinline__ const unsigned* opaque(const unsigned* place) {
+  asm volatile("" : "+l"(place));
+  return place;
 }
 __device__ __forceinline__ unsigned bits(float f) { return __float_as_uint(f); }
 __device__ __forceinline__ long long bits(double f) { return __double_as_longlong(f); }
@@ -64,8 +68,9 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
-// Barriers of some of a block's threads: of all who come, or of one warp that waits for those who only arrive.
+// Barriers of some of a block's threads, whole warps: of all who come, or of one warp that waits for those who only arrive.
 __device__ __forceinline__ void meet(int barrier, int threads) {
+  __syncwarp();
   asm volatile("bar.sync %0, %1;" :: "r"(barrier), "r"(threads) : "memory");
 }
 __device__ __forceinline__ void arrive(int barrier, int threads) {
@@ -73,6 +78,7 @@ __device__ __forceinline__ void arrive(int barrier, int threads) {
 }
 __device__ __forceinline__ bool meet_and_vote(int barrier, int threads, bool vote) {  // whether anybody is for it
   int any;
+  __syncwarp();
   asm volatile("{ .reg .pred p, q; setp.ne.s32 p, %1, 0; barrier.cta.red.or.pred q, %2, %3, p; selp.s32 %0, 1, 0, q; }"
                : "=r"(any) : "r"((int)vote), "r"(barrier), "r"(threads) : "memory");
   return any;

@@ -242,14 +242,14 @@ __device__ __forceinline__ Sums products(const Weights& weights, const Quad (&he
 // A hearer's part of a step: its channels' numbers times the block's rows.
 __device__ __forceinline__ void listen(const Here& here, Weights& weights, int step, long long t, Patience& patience) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = lane / 4, pair_of_columns = lane % 4;
-  const unsigned* box = here.box(step - 1, t) + warp * ITEMS * GROUP;
+  const unsigned* box = opaque(here.box(step - 1, t) + warp * ITEMS * GROUP + 4 * lane);
   const int shown = warp * OWN_GROUPS + column % OWN_GROUPS;
   Quad heard[PLANES * SETS];
   weights.widen();
   hear<IS_EVEN>(heard, [=](int n) {
     int item = n / PLANES * 8 + column, voice = item % PLACES, group = warp * OWN_GROUPS + item / PLACES;
     bool is_told = IS_EVEN || (item < ITEMS && voice < VOICES && group < GROUPS);
-    return is_told ? box + n % PLANES * PLANE + 4 * (n / PLANES * 32 + lane) : nullptr;
+    return is_told ? box + n % PLANES * PLANE + n / PLANES * 4 * 32 : nullptr;
   }, here.box(step - 1, t) + (shown < GROUPS ? shown : 0) * PLACES * GROUP + 4 * pair_of_columns, turn_in_ring(t), patience);
   if (!MULTIPLIES) return;
 #pragma unroll
@@ -284,7 +284,9 @@ struct Adder {
   __device__ __forceinline__ void prepare(int layer, long long t) {
     if (TAPS > 1) await(here.done + layer, (int)(t - here.call.clock) - until_due(t - 1, layer), patience);
     const float* from = here.ahead + (TAPS > 1 ? ahead_of(layer) + slot(t, layer) : 0) * VOICES * GATES;
-    const float* following = here.ahead + (TAPS > 1 ? ahead_of(layer) + slot(t + 1, layer) : 0) * VOICES * GATES;
+    constexpr int PREPARED = LAYERS > 1 ? LAYERS - 1 : 1;  // layers in a sample
+    const int then = layer + 1, later = then % PREPARED + 1;  // two layers on, perhaps of the next sample
+    const float* following = here.ahead + (TAPS > 1 ? ahead_of(later) + slot(t + then / PREPARED, later) : 0) * VOICES * GATES;
 #pragma unroll
     for (int n = 0; n < EACH; ++n) {
       int voice, channel;
@@ -292,7 +294,7 @@ struct Adder {
       ahead[n] = TAPS > 1 ? *(const Some<2>*)(from + voice * GATES + 2 * channel) : Some<2>{};
       told[n] = *(const Some<2>*)(here.told.gates(layer, voice) + 2 * channel);
       bias[n] = here.own[OWN_RESIDUAL_BIAS + (layer - 1) * CHANNELS + channel];
-      if (TAPS > 1) bring_near(following + voice * GATES + 2 * channel);  // for the next sample: told long ago, and far by now
+      if (TAPS > 1) bring_near(following + voice * GATES + 2 * channel);  // summed long ago, and far by now
     }
   }
 
@@ -366,7 +368,7 @@ __device__ __forceinline__ void conclude(const float4* weights, SmallRow<SKIP>& 
   hear_box<VOICES * SKIP>(from, x, turn, patience);
   meet(3, HEARERS);
   for (int row = threadIdx.x / 32; row < OWNED; row += HEARING) {
-    if (OWNED > HEARING) rows.fetch(weights, row);
+    if (row >= HEARING) rows.fetch(weights, row);
     float sums[VOICES];
 #pragma unroll
     for (int voice = 0; voice < VOICES; ++voice) sums[voice] = rows.times(x + voice * SKIP);
@@ -374,6 +376,7 @@ __device__ __forceinline__ void conclude(const float4* weights, SmallRow<SKIP>& 
 #pragma unroll
       for (int voice = 0; voice < VOICES; ++voice) tell(to + voice * ALL + first + row, finish(sums[voice], voice, row), turn);
   }
+  if (OWNED > HEARING) rows.fetch(weights, threadIdx.x / 32);  // the first again
 }
 
 // What a hearer keeps of a sample for the next: weights of the first layer, and a row of each layer of the output.

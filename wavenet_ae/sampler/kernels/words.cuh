@@ -44,10 +44,12 @@ __device__ __forceinline__ void await_hint(const int* place, int number, Patienc
   for (patience.tries = 0; hinted(place) < number && patience.goes_on(); pause(100)) LOOK_FOR(place);
 }
 
-__device__ __forceinline__ bool is_of(const Quad& q, unsigned turn) {  // three instructions, if no bit is looked at alone
-  const unsigned other = opaque((q.at[0] ^ turn) | (q.at[1] ^ turn) | (q.at[2] ^ turn) | (q.at[3] ^ turn));
-  return !(other & 1);
+// A number whose last bit is set if a word of the quad is not of this turn.
+__device__ __forceinline__ unsigned other(const Quad& q, unsigned turn) {
+  return (q.at[0] ^ turn) | (q.at[1] ^ turn) | (q.at[2] ^ turn) | (q.at[3] ^ turn);
 }
+__device__ __forceinline__ bool is_last_bit_clear(unsigned u) { return !(opaque(u) & 1); }  // lest bits be looked at one by one
+__device__ __forceinline__ bool is_of(const Quad& q, unsigned turn) { return is_last_bit_clear(other(q, turn)); }
 
 // A quad, as soon as it is of this turn. The lane looks by itself: those whose quads have come ask no more.
 __device__ __forceinline__ Quad hear(const unsigned* from, unsigned turn, Patience& patience) {
@@ -78,13 +80,17 @@ __device__ __forceinline__ void hear(Quad (&heard)[COUNT], Where where, const un
     __syncwarp();
 #pragma unroll
     for (int n = 0; n < COUNT; ++n) heard[n] = is_there(n) ? load_relaxed(where(n)) : Quad{};
+    [[maybe_unused]] auto missing = [&] {
+      int n = 0;
+      while (!is_there(n) || is_of(heard[n], turn)) ++n;
+      return where(n);
+    };
     while (WAITS) {
-      const unsigned* missing = nullptr;
+      unsigned others = 0;
 #pragma unroll
-      for (int n = 0; n < COUNT; ++n)
-        if (is_there(n) && !is_of(heard[n], turn)) missing = where(n);
-      if (!missing) break;
-      LOOK_FOR(missing);
+      for (int n = 0; n < COUNT; ++n) others |= is_there(n) ? other(heard[n], turn) : 0;
+      if (is_last_bit_clear(others)) break;
+      LOOK_FOR(missing());
       if (!patience.goes_on()) break;
 #pragma unroll
       for (int n = 0; n < COUNT; ++n)
