@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import last_step, measured
 from test_objectives import likelihood
+from test_resume import last_step, measured
 
 from wavenet_ae import checkpoint
 from wavenet_ae.training.processes import Group
