@@ -39,8 +39,8 @@ VOICES = {  # that are timed
 }
 VARIANTS = {  # voices, and sizes otherwise than by default
     "cuda": (
-        (1, {"kept": 4}), (1, {"kept": 6}), (1, {"kept": 8}), (1, {"kept": 10}), (8, {"kept": 8}), (1, {"remembering": 3}),
-        (8, {"remembering": 3}), (1, {"hearing": 2}), (8, {"window": 1}),
+        (1, {"kept": 4}), (1, {"kept": 6}), (1, {"kept": 8}), (1, {"kept": 10}), (8, {"kept": 8}),
+        (1, {"remembering": 3}), (8, {"remembering": 3}), (1, {"hearing": 2}), (8, {"window": 1}),
     ),
     "clusters": (
         (8, {"voices": 1}), (8, {"voices": 4}), (64, {"voices": 32}), (256, {"voices": 16}), (256, {"size": 8}),
