@@ -65,6 +65,8 @@ def test_weights_that_stay_in_shared_memory_are_those_that_do_not(tiny):
     opened = voices_on("cuda", Fibers(3, shared=whole.shared_bytes - 1), decoder, 2)
     assert 0 < opened.plan.resident < opened.plan.layers, "some weights are read from global memory"
     assert torch.equal(opened.score(embedding, code), expected)
+    kept = voices_on("cuda", Fibers(3, shared=whole.shared_bytes - 1), decoder, 2, kept=1)
+    assert torch.equal(kept.score(embedding, code), expected)
 
 
 CHOIRS = [  # sizes, voices, blocks, warps and pieces: many and few of everything

@@ -55,6 +55,20 @@ __device__ __forceinline__ void bring_near(const void* line) { asm volatile("pre
 __device__ __forceinline__ void bring_near_to_stay(const void* line) {  // others go first
   asm volatile("prefetch.global.L2::evict_last [%0];" :: "l"(line));
 }
+// The same of loads: what a policy is used for stays in that cache, or goes first.
+using Policy = unsigned long long;
+__device__ __forceinline__ Policy policy_of(bool stays) {
+  Policy policy;
+  if (stays) asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  else asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+__device__ __forceinline__ Quad load_constant(const Quad* from, Policy policy) {
+  Quad q;
+  asm("ld.global.nc.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
+      : "=r"(q.at[0]), "=r"(q.at[1]), "=r"(q.at[2]), "=r"(q.at[3]) : "l"(from), "l"(policy));
+  return q;
+}
 
 // 2^x, and 1 / x, to a few units in the last place.
 __device__ __forceinline__ float power_of_two(float x) {

@@ -120,9 +120,15 @@ struct Weights {
   // Start to load them; nothing waits until they are used.
   __device__ __forceinline__ void fetch(const Here& here, int step) {
     from = (is_resident(step - 1) ? here.resident + (step - 1) * RESIDENT / LAYERS * SLAB : here.now + (step - 1) * SLAB) + threadIdx.x;
-    if (AT_ONCE && MULTIPLIES)
+    const bool has_policy = KEPT && !is_resident(step - 1);
+    if (AT_ONCE && MULTIPLIES && has_policy) {
+      const Policy policy = policy_of(is_kept(step - 1));
+#pragma unroll
+      for (int n = 0; n < STEP_QUADS; ++n) held[n] = load_constant(from + n * HEARERS, policy);
+    } else if (AT_ONCE && MULTIPLIES) {
 #pragma unroll
       for (int n = 0; n < STEP_QUADS; ++n) held[n] = from[n * HEARERS];
+    }
     const int later = (step + 1) % LAYERS;  // two steps from now: from the GPU's memory to its cache
     const Quad* near = here.now + later * SLAB + 8 * threadIdx.x;
     if (MULTIPLIES && !is_resident(later))
@@ -487,6 +493,7 @@ __device__ void remember(const Here& here, int layer, long long t, Patience& pat
   const long long begin = t + 1 - span;
   const Quad* rows = here.past + (layer - 1) * (long long)PAST_SLAB + lane;
   Sums sums[PAST_TILES > 0 ? PAST_TILES : 1][COLUMNS][2] = {};
+  const Policy policy = KEPT ? policy_of(false) : Policy{};  // weights that are not seen again for some samples
 #pragma unroll 2
   for (int even = 0; even < GROUPS; even += 2)
 #pragma unroll
@@ -496,7 +503,10 @@ __device__ void remember(const Here& here, int layer, long long t, Patience& pat
     Row x[COLUMNS], none;
     Quad held[PAST_HALVES > 0 ? PAST_HALVES : 1];  // on their way while numbers are waited for
 #pragma unroll
-    for (int half = 0; half < PAST_HALVES; ++half) held[half] = rows[(half * PAST_QUADS + group / A_QUAD) * 32];
+    for (int half = 0; half < PAST_HALVES; ++half) {
+      const Quad* from = rows + (half * PAST_QUADS + group / A_QUAD) * 32;
+      held[half] = KEPT ? load_constant(from, policy) : *from;
+    }
 #pragma unroll
     for (int n = 0; n < COLUMNS; ++n) {
       int item = n * 8 + column, s = item / PLACES, voice = item % PLACES;
