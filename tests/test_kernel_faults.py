@@ -64,8 +64,8 @@ FAULTS_OF_VOICES = {
 FAULTS_OF_CHOIRS = {
     "sums are read before all warps have written theirs": (
         "choirs.cu",
-        "multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);\n    meet(1, SINGERS);",
-        "multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);",
+        "matrix.times(here.outputs);\n    meet(1, SINGERS);",
+        "matrix.times(here.outputs);",
     ),
     "inputs are not waited for": ("choirs.cu", "ears.hear(here, INPUTS, BOX_BYTES);", ""),
     "outputs are not waited for": ("choirs.cu", "ears.hear(here, OUTPUTS, BOX_BYTES);", ""),

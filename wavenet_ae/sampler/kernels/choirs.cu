@@ -69,7 +69,7 @@ enum Box { INPUTS, OUTPUTS, SAID, HIDDEN, SCORED, CODE, BOXES };
 // What a block has at hand.
 struct Here {
   const Call& call;
-  const int rank, choir;
+  const int rank, choir, warp;
   unsigned char *inputs, *outputs;    // x and z, [group][place][16 channels]
   float *said, *hidden, *scored;      // [voice][SKIP], in the room of x and of z; [own voice][CODES]
   float *parts, *level, *own;
@@ -83,7 +83,8 @@ struct Here {
   const Conditions told;
 
   __device__ Here(const Call& call, unsigned char* shared)
-      : call(call), rank(blockIdx.x % SIZE), choir(blockIdx.x / SIZE), inputs(shared + SHARED_INPUTS),
+      : call(call), rank(blockIdx.x % SIZE), choir(blockIdx.x / SIZE),
+        warp(__shfl_sync(~0u, (int)threadIdx.x / 32, 0)), inputs(shared + SHARED_INPUTS),
         outputs(shared + SHARED_OUTPUTS), said((float*)inputs), hidden((float*)outputs),
         scored((float*)(shared + SHARED_SCORED)), parts((float*)(shared + SHARED_PARTS)),
         level((float*)(shared + SHARED_LEVEL)), own((float*)(shared + SHARED_OWN)), odds((double*)(shared + SHARED_ODDS)),
@@ -129,15 +130,27 @@ __device__ __forceinline__ Quad four_floats(float value) {
   unsigned far_low = __shfl_xor_sync(~0u, low, 2), far_high = __shfl_xor_sync(~0u, high, 2);
   return lane & 2 ? Quad{far_low, far_high, low, high} : Quad{low, high, far_low, far_high};
 }
-__device__ __forceinline__ Quad numbers(float value) {
-  if (BYTES == 4) return four_floats(value);
+template <int COUNT> __device__ __forceinline__ void numbers(const float (&value)[COUNT], Quad (&q)[COUNT]) {
   const int lane = threadIdx.x;
-  value = fminf(fmaxf(value, -MOST_HALF), MOST_HALF);
-  float next = __shfl_xor_sync(~0u, value, 1);
-  unsigned two = lane & 1 ? pair(next, value) : pair(value, next), far = __shfl_xor_sync(~0u, two, 2);
-  unsigned low = lane & 2 ? far : two, high = lane & 2 ? two : far;
-  unsigned far_low = __shfl_xor_sync(~0u, low, 4), far_high = __shfl_xor_sync(~0u, high, 4);
-  return lane & 4 ? Quad{far_low, far_high, low, high} : Quad{low, high, far_low, far_high};
+  unsigned two[COUNT], far[COUNT], low[COUNT], high[COUNT];
+  if (BYTES == 4) {
+    for (int n = 0; n < COUNT; ++n) q[n] = four_floats(value[n]);
+    return;
+  }
+#pragma unroll  // each step for all: they hide each other's latency
+  for (int n = 0; n < COUNT; ++n) {
+    const float clamped = fminf(fmaxf(value[n], -MOST_HALF), MOST_HALF), next = __shfl_xor_sync(~0u, clamped, 1);
+    two[n] = lane & 1 ? pair(next, clamped) : pair(clamped, next);
+  }
+#pragma unroll
+  for (int n = 0; n < COUNT; ++n) far[n] = __shfl_xor_sync(~0u, two[n], 2);
+#pragma unroll
+  for (int n = 0; n < COUNT; ++n) low[n] = lane & 2 ? far[n] : two[n], high[n] = lane & 2 ? two[n] : far[n];
+#pragma unroll
+  for (int n = 0; n < COUNT; ++n) {
+    const unsigned far_low = __shfl_xor_sync(~0u, low[n], 4), far_high = __shfl_xor_sync(~0u, high[n], 4);
+    q[n] = lane & 4 ? Quad{far_low, far_high, low[n], high[n]} : Quad{low[n], high[n], far_low, far_high};
+  }
 }
 // A quad that `sharing` neighbouring lanes have, to all blocks: each lane tells some of them.
 __device__ __forceinline__ void tell(const Here& here, Box box, void* place, const Quad& q, int sharing) {
@@ -239,6 +252,7 @@ __device__ __forceinline__ Row inputs_through(const unsigned char* at) {
 struct Cell {
   Quad held[2];  // its upper row's and its lower row's; of 16-bit numbers a group's both, as they are multiplied
 
+  __device__ __forceinline__ Cell() {}
   __device__ __forceinline__ explicit Cell(const Quad* from) : held{from[0], from[32]} {}
   __device__ __forceinline__ Row row(int lower, int group) const {
     if (BYTES != 2) return Row(held[lower], group);
@@ -248,53 +262,77 @@ struct Cell {
   }
 };
 
-// A matrix of TILES tiles of rows times x or z: each warp takes some groups of inputs and some tiles.
-template <int TILES>
-__device__ __forceinline__ void multiply_matrix(const Here& here, const unsigned char* x, Tape& tape, Patience& patience) {
-  if (!MULTIPLIES) return;
-  constexpr int OWN_TILES = divide_up(TILES, MPARTS);
-  const int lane = threadIdx.x % 32, column = lane / 4, t = lane % 4;
-  const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0), kpart = warp % KPARTS, mpart = warp / KPARTS;
-  auto is_group = [=](int quad, int k) {
-    return IS_EVEN || (quad * A_QUAD + k < OWN_GROUPS && kpart * OWN_GROUPS + quad * A_QUAD + k < GROUPS);
-  };
+// A matrix of TILES tiles of rows times x or z: each warp takes some groups of inputs and some tiles. As many weights as there
+// is room for are taken from the tape before the inputs are waited for.
+template <int TILES> struct Matrix {
+  static constexpr int OWN_TILES = divide_up(TILES, MPARTS), ROOM = 8 / OWN_TILES;  // quads of groups: 16 words of a tile
+  static constexpr int EARLY = QUADS < ROOM ? QUADS : ROOM;
+  const Here& here;
+  Tape& tape;
+  Patience& patience;
+  const int kpart, mpart;
+  Cell held[EARLY ? EARLY : 1][OWN_TILES];
   Sums sums[OWN_TILES][COLUMNS] = {};
-#pragma unroll 1
-  for (int quad = 0; quad < QUADS; ++quad) {
-    Row in[A_QUAD][COLUMNS];
+
+  __device__ __forceinline__ Matrix(const Here& here, Tape& tape, Patience& patience)
+      : here(here), tape(tape), patience(patience), kpart(here.warp % KPARTS), mpart(here.warp / KPARTS) {
 #pragma unroll
-    for (int k = 0; k < A_QUAD; ++k) {
-      const int group = kpart * OWN_GROUPS + quad * A_QUAD + k;
-      if (!is_group(quad, k)) continue;
-#pragma unroll
-      for (int n = 0; n < COLUMNS; ++n)
-        if (int voice = n * 8 + column; voice < PLACES) in[k][n] = inputs_at(x + place(group * GROUP + 4 * t, voice));
-    }
-    const Quad* piece = tape.next(patience) + lane;
+    for (int quad = 0; quad < EARLY && MULTIPLIES; ++quad) take(held[quad]);
+  }
+
+  // The next piece of the tape: a tile that is not there is taken for the last.
+  __device__ __forceinline__ void take(Cell (&cells)[OWN_TILES]) {
+    const Quad* piece = tape.next(patience) + threadIdx.x % 32;
 #pragma unroll
     for (int own = 0; own < OWN_TILES; ++own) {
-      const int tile = own * MPARTS + mpart;
-      if (tile >= TILES) break;
-      const Cell cell(piece + (kpart * TILES + tile) * CELL);
-#pragma unroll
-      for (int k = 0; k < A_QUAD; ++k)
-        if (is_group(quad, k))
-#pragma unroll
-          for (int n = 0; n < COLUMNS; ++n) add_product(sums[own][n], cell.row(0, k), cell.row(1, k), in[k][n]);
+      const int tile = own * MPARTS + mpart, there = (own + 1) * MPARTS <= TILES || tile < TILES ? tile : TILES - 1;
+      cells[own] = Cell(piece + (kpart * TILES + there) * CELL);
     }
     tape.done();
   }
+  __device__ __forceinline__ bool is_tile(int own) const {
+    return (own + 1) * MPARTS <= TILES || own * MPARTS + mpart < TILES;
+  }
+  __device__ __forceinline__ void add(const Cell (&cells)[OWN_TILES], const unsigned char* x, int quad) {
 #pragma unroll
-  for (int own = 0; own < OWN_TILES; ++own)
+    for (int k = 0; k < A_QUAD; ++k) {
+      const int at = quad * A_QUAD + k;
+      if (!IS_EVEN && (at >= OWN_GROUPS || kpart * OWN_GROUPS + at >= GROUPS)) continue;
+      Row in[COLUMNS];
 #pragma unroll
-    for (int n = 0; n < COLUMNS; ++n)
+      for (int n = 0; n < COLUMNS; ++n)
+        if (PLACES % 8 == 0 || n * 8 + (int)threadIdx.x % 32 / 4 < PLACES) in[n] = inputs_at(x + (at * PLACES + n * 8) * GROUP * NUMBER);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int tile = own * MPARTS + mpart, voice = n * 8 + 2 * t + i % 2;
-        if (tile < TILES && voice < PLACES)
-          here.parts[(kpart * PLACES + voice) * PART + tile * 16 + column + i / 2 * 8] = sums[own][n].at[i];
-      }
-}
+      for (int own = 0; own < OWN_TILES; ++own)
+        if (is_tile(own))
+#pragma unroll
+          for (int n = 0; n < COLUMNS; ++n) add_product(sums[own][n], cells[own].row(0, k), cells[own].row(1, k), in[n]);
+    }
+  }
+
+  __device__ __forceinline__ void times(const unsigned char* x) {
+    if (!MULTIPLIES) return;
+    const int lane = threadIdx.x % 32, column = lane / 4, t = lane % 4;
+    x += ((kpart * OWN_GROUPS * PLACES + column) * GROUP + 4 * t) * NUMBER;
+#pragma unroll
+    for (int quad = 0; quad < EARLY; ++quad) add(held[quad], x, quad);
+#pragma unroll 1
+    for (int quad = EARLY; quad < QUADS; ++quad) {
+      Cell cells[OWN_TILES];
+      take(cells);
+      add(cells, x, quad);
+    }
+    float* to = here.parts + (kpart * PLACES + 2 * t) * PART + mpart * 16 + column;
+#pragma unroll
+    for (int own = 0; own < OWN_TILES; ++own)
+#pragma unroll
+      for (int n = 0; n < COLUMNS; ++n)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (is_tile(own) && (PLACES % 8 == 0 || n * 8 + 2 * t + i % 2 < PLACES))
+            to[(n * 8 + i % 2) * PART + own * MPARTS * 16 + i / 2 * 8] = sums[own][n].at[i];
+  }
+};
 
 // The past inputs that a sample begins with, from the GPU's memory to its cache: each block brings a part for all.
 __device__ __forceinline__ void bring_past_near(const Here& here, long long t) {
@@ -330,13 +368,19 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
   constexpr int ALL = divide_up(WINDOW * PLACES, 8), EIGHTS = divide_up(ALL, WARPS);  // of columns; a warp's
   constexpr int A_PIECE = KPARTS * A_QUAD, MOST = 64 / (A_PIECE * EIGHTS * NUMBER);   // groups; pieces at once, by registers
   constexpr int AT_ONCE = MOST < 1 ? 1 : MOST < QUADS ? MOST : QUADS;
-  const int lane = threadIdx.x % 32, column = lane / 4, lane_t = lane % 4;
-  const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32, 0);
+  const int lane = threadIdx.x % 32, column = lane / 4, lane_t = lane % 4, warp = here.warp;
   const int columns = window(layer) * PLACES, gap = dilation(layer);
   const int needed = divide_up(divide_up(columns, 8) - warp, WARPS);  // eights of this warp's
   auto column_of = [=](int n, int column) { return (n * WARPS + warp) * 8 + column; };
   Sums sums[GATE_TILES][EIGHTS] = {};
-  for (int tap = 1; tap < TAPS; ++tap)
+  for (int tap = 1; tap < TAPS; ++tap) {
+    const unsigned char* from[EIGHTS];  // a lane's first inputs of a column, if it has one
+#pragma unroll
+    for (int n = 0; n < EIGHTS; ++n) {
+      const int at_column = column_of(n, column), sample = at_column / PLACES, voice = at_column % PLACES;
+      const bool is_there = at_column < columns && voice < VOICES;
+      from[n] = is_there ? here.past(layer, t + sample - tap * gap, voice, 4 * lane_t) : nullptr;
+    }
 #pragma unroll 1
     for (int first = 0; first < QUADS; first += AT_ONCE) {
       Row in[AT_ONCE * A_PIECE][EIGHTS];
@@ -345,11 +389,8 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
         const int kpart = k / A_QUAD % KPARTS, at = (first + k / A_PIECE) * A_QUAD + k % A_QUAD;
         const int group = kpart * OWN_GROUPS + at;
 #pragma unroll
-        for (int n = 0; n < EIGHTS; ++n) {
-          const int at_column = column_of(n, column), sample = at_column / PLACES, voice = at_column % PLACES;
-          if (at_column < columns && voice < VOICES && at < OWN_GROUPS && group < GROUPS)
-            in[k][n] = inputs_through(here.past(layer, t + sample - tap * gap, voice, group * GROUP + 4 * lane_t));
-        }
+        for (int n = 0; n < EIGHTS; ++n)
+          if (from[n] && (IS_EVEN || (at < OWN_GROUPS && group < GROUPS))) in[k][n] = inputs_through(from[n] + group * GROUP * NUMBER);
       }
 #pragma unroll
       for (int each = 0; each < AT_ONCE; ++each) {
@@ -362,6 +403,7 @@ __device__ void recall(const Here& here, int layer, long long t, Tape& tape, Pat
         tape.done();
       }
     }
+  }
 #pragma unroll
   for (int tile = 0; tile < GATE_TILES; ++tile)
 #pragma unroll
@@ -388,21 +430,28 @@ struct Singer {
   __device__ __forceinline__ static bool is_own(int n, int each, int& voice, int& at) {
     int index = n * SINGERS + threadIdx.x;
     voice = index / each, at = index % each;
-    return voice < VOICES;
+    return each * VOICES % SINGERS == 0 || voice < VOICES;
   }
-  // A channel's number to all, and for samples to come.
-  __device__ __forceinline__ void tell_channel(Box box, unsigned char* to, float value, int n, int layer, long long t) {
-    int voice, channel;
-    const bool is_there = is_own(n, CHANNELS, voice, channel);
-    const Quad q = numbers(value);
-    if (!is_there) return;
-    const int first = here.rank * CHANNELS + channel / VECTOR * VECTOR;
-    if (!GATHERS)
-      tell(here, box, to + place(first, voice), q, VECTOR);
-    else if (channel % VECTOR == 0)
-      *(Quad*)(to + place(first, voice)) = q;
-    if (TAPS > 1 && box == INPUTS && channel % VECTOR == 0) write_through((Quad*)here.past(layer, t, voice, first), q);
+  // Channels' numbers to all, and for samples to come.
+  __device__ __forceinline__ void tell_channels(Box box, unsigned char* to, const float (&value)[EACH], int layer, long long t) {
+    Quad q[EACH];
+    numbers(value, q);
+#pragma unroll
+    for (int n = 0; n < EACH; ++n)
+      if (int voice, channel; is_own(n, CHANNELS, voice, channel)) {
+        void* there = to + place(first_told(channel), voice);
+        if (!GATHERS)
+          tell(here, box, there, q[n], VECTOR);
+        else if (channel % VECTOR == 0)
+          *(Quad*)there = q[n];
+      }
+    if (TAPS == 1 || box != INPUTS) return;
+#pragma unroll
+    for (int n = 0; n < EACH; ++n)
+      if (int voice, channel; is_own(n, CHANNELS, voice, channel) && channel % VECTOR == 0)
+        write_through((Quad*)here.past(layer, t, voice, first_told(channel)), q[n]);
   }
+  __device__ __forceinline__ int first_told(int channel) const { return here.rank * CHANNELS + channel / VECTOR * VECTOR; }
   // All channels of the block, in one copy for each other block.
   __device__ __forceinline__ void tell_gathered(Box box, unsigned char* to) {
     if (!GATHERS) return;
@@ -420,17 +469,15 @@ struct Singer {
 
   // Layer 0, whose inputs are a few numbers, and what the start says to the output.
   __device__ void begin() {
+    float z[EACH] = {};
 #pragma unroll
-    for (int n = 0; n < EACH; ++n) {
-      int voice, channel;
-      float z = 0;
-      if (is_own(n, CHANNELS, voice, channel)) {
+    for (int n = 0; n < EACH; ++n)
+      if (int voice, channel; is_own(n, CHANNELS, voice, channel)) {
         const Levels levels = here.levels(voice);
         x[n] = levels.input(here.own, channel);
-        z = levels.output(here.own, here.told.gates(0, voice), channel);
+        z[n] = levels.output(here.own, here.told.gates(0, voice), channel);
       }
-      tell_channel(OUTPUTS, here.outputs, z, n, 0, 0);
-    }
+    tell_channels(OUTPUTS, here.outputs, z, 0, 0);
     tell_gathered(OUTPUTS, here.outputs);
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n)
@@ -439,35 +486,33 @@ struct Singer {
 
   // A layer's outputs, from everybody's inputs.
   __device__ __forceinline__ void open_gates(int layer, long long t) {
-    float ahead[EACH][2];
+    Some<2> past[EACH], frame[EACH];
 #pragma unroll
     for (int n = 0; n < EACH; ++n)  // on their way while the others are waited for
       if (int voice, channel; is_own(n, CHANNELS, voice, channel)) {
-        for (int half = 0; half < 2; ++half) {
-          const float past = TAPS > 1 ? here.ahead_of(layer, t, voice)[2 * channel + half] : 0.f;
-          ahead[n][half] = past + here.told.gates(layer, voice)[2 * channel + half];
-        }
+        past[n] = TAPS > 1 ? *(const Some<2>*)(here.ahead_of(layer, t, voice) + 2 * channel) : Some<2>{};
+        frame[n] = *(const Some<2>*)(here.told.gates(layer, voice) + 2 * channel);
       }
+    Matrix<GATE_TILES> matrix(here, tape, ears.patience);
     ears.hear(here, INPUTS, BOX_BYTES);
-    multiply_matrix<GATE_TILES>(here, here.inputs, tape, ears.patience);
+    matrix.times(here.inputs);
     meet(1, SINGERS);
+    float z[EACH] = {};
 #pragma unroll
-    for (int n = 0; n < EACH; ++n) {
-      int voice, channel;
-      float z = 0;
-      if (is_own(n, CHANNELS, voice, channel)) {
+    for (int n = 0; n < EACH; ++n)
+      if (int voice, channel; is_own(n, CHANNELS, voice, channel)) {
         const Some<2> sums = here.sums<2>(layer, 0, 2 * channel, voice);
-        z = gate(sums.at[0] + ahead[n][0], sums.at[1] + ahead[n][1]);
+        z[n] = gate(sums.at[0] + (past[n].at[0] + frame[n].at[0]), sums.at[1] + (past[n].at[1] + frame[n].at[1]));
       }
-      tell_channel(OUTPUTS, here.outputs, z, n, layer, t);
-    }
+    tell_channels(OUTPUTS, here.outputs, z, layer, t);
     tell_gathered(OUTPUTS, here.outputs);
   }
 
   // From everybody's outputs the next layer's inputs, and what this one says to the output.
   __device__ __forceinline__ void spread(int layer, long long t) {
+    Matrix<SPREAD_TILES> matrix(here, tape, ears.patience);
     ears.hear(here, OUTPUTS, BOX_BYTES);
-    multiply_matrix<SPREAD_TILES>(here, here.outputs, tape, ears.patience);
+    matrix.times(here.outputs);
     meet(1, SINGERS);
     const bool is_last = layer + 1 == LAYERS;
     // These first: once all have told their channels, some go on, and write where sums were.
@@ -475,14 +520,14 @@ struct Singer {
     for (int n = 0; n < EACH_SAY; ++n)
       if (int voice, say; is_own(n, SAYS, voice, say)) said[n] += here.sums<1>(layer, GATES, CHANNELS + say, voice).at[0];
     if (SAYS > CHANNELS) meet(1, SINGERS);  // there may be singers who have no channel to tell
+    if (!is_last) {
 #pragma unroll
-    for (int n = 0; n < EACH; ++n) {
-      if (is_last) break;
-      if (int voice, channel; is_own(n, CHANNELS, voice, channel))
-        x[n] += here.sums<1>(layer, GATES, channel, voice).at[0] + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + channel];
-      tell_channel(INPUTS, here.inputs, x[n], n, layer + 1, t);
+      for (int n = 0; n < EACH; ++n)
+        if (int voice, channel; is_own(n, CHANNELS, voice, channel))
+          x[n] += here.sums<1>(layer, GATES, channel, voice).at[0] + here.own[OWN_RESIDUAL_BIAS + layer * CHANNELS + channel];
+      tell_channels(INPUTS, here.inputs, x, layer + 1, t);
+      tell_gathered(INPUTS, here.inputs);
     }
-    if (!is_last) tell_gathered(INPUTS, here.inputs);
 #pragma unroll
     for (int n = 0; n < EACH_SAY; ++n)
       if (is_last) tell_says(SAID, here.said, fmaxf(said[n], 0.f), n);
