@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from voices import inputs
 
 from wavenet_ae import sampler
 from wavenet_ae.sampler import clusters, cuda
@@ -22,12 +23,6 @@ def single(tiny, **sizes):
 def voices_on(engine, machine, decoder, voices, precision="fp32", **changed):
     sizes = FEW[engine] | changed
     return ENGINES[engine].Voices(decoder, voices, machine=machine, precision=precision, changed=sizes)
-
-
-def inputs(decoder, voices, frames=4):
-    torch.manual_seed(1)
-    embedding = torch.randn(voices, decoder.embedding_dims, frames)
-    return embedding, torch.rand(voices, frames * decoder.hop, dtype=torch.float64)
 
 
 def scored(engine, decoder, machine, voices=2, frames=3, **settings):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from fibers import COMPILER, Fibers
-from kernels import ODD, inputs, scored, single, voices_on
+from kernels import ODD, scored, single, voices_on
+from voices import inputs
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler (g++ or clang++)")
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from fibers import COMPILER, Fibers
-from kernels import ENGINES, FEW, ODD, inputs, reference_score, scored, single, voices_on
+from kernels import ENGINES, FEW, ODD, reference_score, scored, single, voices_on
+from voices import inputs
 
 from wavenet_ae import magenta, sampler
 from wavenet_ae.sampler import clusters
@@ -36,7 +37,7 @@ def engine(request):
 @pytest.mark.parametrize(("sizes", "voices", "blocks"), MACHINES, ids=str)
 def test_the_kernel_is_the_reference(engine, tiny, sizes, voices, blocks):
     decoder = single(tiny, **sizes)
-    embedding, uniform = inputs(decoder, voices)
+    embedding, uniform = inputs(decoder, voices, frames=4)
     expected = sampler.open_voices(decoder, voices, engine="cached").generate(embedding, uniform, 0.9, 0.97)
     opened = voices_on(engine, Fibers(blocks), decoder, voices)
     assert torch.equal(opened.generate(embedding, uniform, 0.9, 0.97), expected)
@@ -224,7 +225,7 @@ def test_magentas_probabilities(engine):
 @pytest.mark.parametrize("part", ["WAITS", "MULTIPLIES"])
 def test_the_kernel_without_a_part_of_it_runs_to_its_end(engine, tiny, part):
     decoder = single(tiny, **ODD)
-    embedding, uniform = inputs(decoder, 2)
+    embedding, uniform = inputs(decoder, 2, frames=4)
     for seed in range(4):
         voices = voices_on(engine, Fibers(3, seed=1000 * seed, changed={part: 0}), decoder, 2)
         assert voices.generate(embedding, uniform).shape == uniform.shape

@@ -7,17 +7,12 @@ import signal
 
 import pytest
 import torch
+from test_objectives import batch
 
-from wavenet_ae import notes
 from wavenet_ae.training.clock import Clock, Plan
 from wavenet_ae.training.descent import Diverged
 from wavenet_ae.training.loop import Hooks, Loop
 from wavenet_ae.training.run import Run
-
-
-def batch(samples=64):
-    torch.manual_seed(1)
-    return notes.Batch(torch.rand(2, samples) * 2 - 1, torch.tensor([60, 60]), ["loud_noise", "more_noise"])
 
 
 class Counting:

@@ -18,7 +18,6 @@ from wavenet_ae import audio, checkpoint, notes
 from wavenet_ae.training import memory
 from wavenet_ae.training.run import Run
 
-BOX = Path(__file__).parents[1] / "data" / "notes"
 SMOKE = ["experiment=smoke", "run=run", "listen_every=0"]
 
 

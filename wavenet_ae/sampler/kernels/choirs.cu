@@ -285,7 +285,7 @@ template <int TILES> struct Matrix {
     const Quad* piece = tape.next(patience) + threadIdx.x % 32;
 #pragma unroll
     for (int own = 0; own < OWN_TILES; ++own) {
-      const int tile = own * MPARTS + mpart, there = (own + 1) * MPARTS <= TILES || tile < TILES ? tile : TILES - 1;
+      const int there = is_tile(own) ? own * MPARTS + mpart : TILES - 1;
       cells[own] = Cell(piece + (kpart * TILES + there) * CELL);
     }
     tape.done();

@@ -277,7 +277,7 @@ struct Adder {
   float x[EACH], said[EACH_SAY];
   Some<2> ahead[EACH], told[EACH];  // of the next layer: what is added to its gates
   float bias[EACH];                 // and to its inputs
-  Patience patience;  // with the rememberers
+  Patience patience;                // with the rememberers
 
   __device__ __forceinline__ explicit Adder(const Here& here) : here(here), patience(here.call.lost) {}
   template <int OWNED> __device__ __forceinline__ static bool is_own(int n, int& voice, int& row) {
@@ -544,7 +544,7 @@ __device__ void remember(const Here& here, int layer, long long t, Patience& pat
 __device__ void remember_all(const Here& here) {
   const Call& call = here.call;
   Patience patience(call.lost);
-  int turn = threadIdx.x / 32 - HEARING - 1;
+  int turn = ((int)threadIdx.x - SPEAKERS) / 32;
   for (long long sample = 0; sample < call.frames * HOP; ++sample)
     for (int layer = 1; layer < LAYERS; ++layer) {
       const long long t = call.clock + sample;
